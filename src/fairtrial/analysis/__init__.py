@@ -1,0 +1,1 @@
+"""Events to one row per unit to moments to scorecard to `ExperimentView`."""

@@ -1,0 +1,1 @@
+"""The control port: REST, and the intake of outcomes and exposures."""

@@ -1,0 +1,1 @@
+"""Pure: unit to bucket to variant."""

@@ -1,0 +1,1 @@
+"""Commands. Composes the rooms below; computes no statistics."""

@@ -1,0 +1,1 @@
+"""The data plane: asyncio around `wire` and `assign`."""

@@ -1,0 +1,1 @@
+"""Pure: moments, tests, intervals, sequences. numpy and scipy only."""

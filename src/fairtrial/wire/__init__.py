@@ -1,0 +1,1 @@
+"""Pure: HTTP/1.1 both ways, no sockets."""
