@@ -308,7 +308,7 @@ class OnBreach(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Rollout:
-    """stages: shares of all traffic that meet the treatment, rising, each in (0, 1]. hold_s: at least so long in each."""
+    """stages: shares of all traffic that meet the treatment, rising, in (0, 1]. hold_s: at least so long in each."""
 
     stages: tuple[float, ...]
     hold_s: float = 0.0
@@ -317,9 +317,10 @@ class Rollout:
 
 @dataclass(frozen=True, slots=True)
 class Experiment:
-    """One trial. split: (variant, share) in file order, shares > 0 that sum to 1; the first variant named is control
+    """One trial.
 
-    unless one is called `control`. enrolment: share in [0, 1] of units enrolled when no rollout says otherwise.
+    split: (variant, share) in file order, shares > 0 that sum to 1. control: the variant called `control`, or the
+    first.    enrolment: share in [0, 1] of units enrolled when no rollout says otherwise.
     """
 
     name: str

@@ -42,7 +42,7 @@ class IntervalKind(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Reason:
-    """Why the verdict is what it is. code: stable, snake_case. unblocks: what would change it; empty if nothing would."""
+    """Why the verdict is so. code: stable, snake_case. unblocks: what would change it; empty if nothing would."""
 
     code: str
     message: str
@@ -70,7 +70,7 @@ class HealthCheck:
 
 @dataclass(frozen=True, slots=True)
 class EffectInterval:
-    """estimate with bounds at `level` (0.95 is 95 %). lower or upper is None where one-sided. p_value: None if undefined."""
+    """estimate with bounds at `level` (0.95 is 95 %); a bound is None where one-sided, p_value where undefined."""
 
     estimate: float
     std_error: float | None
