@@ -1,1 +1,1 @@
-"""The loops of the control process: refresh, and the process tree."""
+"""The loops of the control process: publish allocations, refresh views, keep the router's workers alive."""
