@@ -34,6 +34,7 @@ STATE_WORDS = {
     "locked": "◌ locked until the horizon",
 }
 WHISKER_WIDTH = 160
+NOTHING = "-"
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,24 +64,24 @@ def whisker(effect: EffectInterval) -> Whisker | None:
 def number(value: float | None) -> str:
     """Four significant digits; a dash for nothing."""
     if value is None:
-        return "–"
+        return NOTHING
     return f"{value:,.4g}"
 
 
 def signed(value: float | None) -> str:
     """As `number`, with its sign."""
-    return "–" if value is None else f"{value:+,.4g}"
+    return NOTHING if value is None else f"{value:+,.4g}"
 
 
 def percent(value: float | None) -> str:
     """0.1234 as 12.3 %."""
-    return "–" if value is None else f"{value * 100:.1f} %"
+    return NOTHING if value is None else f"{value * 100:.1f} %"
 
 
 def instant(microseconds: int | None) -> str:
     """UTC, to the second."""
     if microseconds is None:
-        return "–"
+        return NOTHING
     return datetime.fromtimestamp(microseconds / 1e6, UTC).strftime("%Y-%m-%d %H:%M:%S UTC")
 
 
