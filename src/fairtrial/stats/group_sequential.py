@@ -6,8 +6,8 @@ look to look by numerical integration: Jennison & Turnbull 2000, chapter 19 (gri
 Intervals are repeated confidence intervals (chapter 9): estimate -+ bound * standard error, all of them right at once.
 
 Looks that add less than MIN_STEP of the plan since the last counted one get that one's bound, raised by what a
-continuously watched random walk adds (0.583 standard deviations of a step: Siegmund 1985, section X.2). Once the plan is
-reached, the look at hand is taken as the final one and replaces earlier looks past it (the deletion method for
+continuously watched random walk adds (0.583 standard deviations of a step: Siegmund 1985, chapter X). Once the plan
+is reached, the look at hand is taken as the final one and replaces earlier looks past it (the deletion method for
 over-running, Whitehead 1992): the first verdict at or past the horizon is the one that counts.
 """
 
@@ -35,11 +35,11 @@ from fairtrial.stats.result import (
     too_few_events,
 )
 
-MIN_STEP: Final = 0.01
+MIN_STEP: Final = 0.02
 """Share of the planned information that a look must add to be counted."""
 
-_GRID: Final = 18  # r of section 19.2: bounds to five digits, and steps of MIN_STEP still resolved
-_LEAST_STEP: Final = 0.0025  # relative step below which the kernel would fall between grid points
+_GRID: Final = 12  # r of section 19.2: bounds to five digits, and steps of MIN_STEP still resolved
+_LEAST_STEP: Final = 0.005  # relative step below which the kernel would fall between grid points
 _LEAST_SPENT: Final = 1e-300  # less alpha than this is kept for the next look; the bound is infinite
 _WATCHED: Final = 0.583
 
@@ -110,7 +110,7 @@ def repeated_interval(
 
 
 def crossing_probabilities(fractions: Sequence[float], bounds: Sequence[float], drift: float) -> FloatArray:
-    """Chance of first crossing +-bound at each look, where z has mean drift * sqrt(fraction). For planning and tests."""
+    """Chance of first crossing +-bound at each look, where z has mean drift * sqrt(fraction)."""
     chances = []
     look: _Look | None = None
     for fraction, bound in zip(fractions, bounds, strict=True):
@@ -151,7 +151,9 @@ def _look(counted: tuple[float, ...], alpha: float, spending: Spending) -> _Look
     increment = spent_alpha(fraction, alpha, spending) - already
     bound = math.inf
     if increment > _LEAST_SPENT:
-        bound = _falling_root(lambda c: _exceeds(before, fraction, c, 0.0), increment, 0.0, 40.0)
+        # On the scale of normal points the chance is almost linear in the bound: the secant needs four or five steps.
+        target = critical_value(increment / 2.0, None)
+        bound = _root(lambda c: critical_value(_exceeds(before, fraction, c, 0.0) / 2.0, None) - target, 0.0, target)
     return _advance(before, fraction, bound, 0.0)
 
 
@@ -167,9 +169,9 @@ def _exceeds(before: _Look | None, fraction: float, bound: float, drift: float) 
         mean = drift * math.sqrt(fraction)
         return float(special.ndtr(mean - bound) + special.ndtr(-mean - bound))
     root_before, root, root_step = _steps(before, fraction)
-    mean = before.nodes * root_before + drift * root_step**2
+    arrivals = before.nodes * root_before + drift * root_step**2
     edge = bound * root
-    crossing = special.ndtr((mean - edge) / root_step) + special.ndtr((-mean - edge) / root_step)
+    crossing = special.ndtr((arrivals - edge) / root_step) + special.ndtr((-arrivals - edge) / root_step)
     return float(before.weights @ crossing)
 
 
@@ -208,21 +210,21 @@ def _normal_density(z: FloatArray) -> FloatArray:
 
 
 def _repeated_p_value(looks: tuple[float, ...], z: float, spending: Spending) -> float:
-    """The alpha at which the bound of this look is exactly z."""
-    least, most = 1e-12, 0.999
+    """The alpha at which the bound of this look is exactly z, between 1e-12 and 1."""
 
-    def bound_of(log_alpha: float) -> float:
-        return _uncached_bound(looks, math.exp(log_alpha), spending)
+    def alpha_of(nominal: float) -> float:
+        return 2.0 * upper_tail(nominal, None)
 
-    if bound_of(math.log(most)) >= z:
+    def excess(nominal: float) -> float:
+        return _bound_at(looks, alpha_of(nominal), spending) - z
+
+    # The bound of this look is almost linear in the normal point of the whole alpha, and never below it.
+    low, high = 0.001, min(z, 7.1)
+    if high <= low or excess(low) >= 0.0:
         return 1.0
-    if bound_of(math.log(least)) <= z:
-        return least
-    return math.exp(_falling_root(bound_of, z, math.log(least), math.log(most), tolerance=1e-4))
-
-
-def _uncached_bound(looks: tuple[float, ...], alpha: float, spending: Spending) -> float:
-    return _bound_at(looks, alpha, spending)
+    if excess(high) <= 0.0:
+        return alpha_of(high)
+    return alpha_of(_root(excess, low, high, tolerance=1e-5))
 
 
 def _as_normal(point: float, df: float | None) -> float:
@@ -230,11 +232,20 @@ def _as_normal(point: float, df: float | None) -> float:
     return point if df is None else critical_value(max(upper_tail(point, df), _LEAST_SPENT), None)
 
 
-def _falling_root(
-    function: Callable[[float], float], target: float, low: float, high: float, *, tolerance: float = 1e-9
-) -> float:
-    """Where a falling function equals target, by bisection."""
+def _root(function: Callable[[float], float], low: float, high: float, *, tolerance: float = 1e-10) -> float:
+    """Root of a rising function that is not above 0 at low and not below 0 at high: the Illinois secant."""
+    at_low, at_high = function(low), function(high)
+    guess, last = high, 0.0
     while high - low > tolerance:
-        middle = 0.5 * (low + high)
-        low, high = (middle, high) if function(middle) > target else (low, middle)
+        before = guess
+        is_flat = not math.isfinite(at_high - at_low) or at_high <= at_low
+        guess = 0.5 * (low + high) if is_flat else low - at_low * (high - low) / (at_high - at_low)
+        value = function(guess)
+        if value == 0.0 or abs(guess - before) < tolerance:
+            return guess
+        if value < 0.0:
+            low, at_low, at_high = guess, value, at_high / 2.0 if last < 0.0 else at_high
+        else:
+            high, at_high, at_low = guess, value, at_low / 2.0 if last > 0.0 else at_low
+        last = value
     return 0.5 * (low + high)

@@ -114,7 +114,7 @@ class Comoments:
         return cls(int(ys.size), mean_y, mean_x, float(dev_y @ dev_y), float(dev_x @ dev_x), float(dev_y @ dev_x))
 
     @classmethod
-    def from_sums(
+    def from_sums(  # noqa: PLR0917 - the sums in the order SQL gives them
         cls,
         count: int,
         total_y: float,
