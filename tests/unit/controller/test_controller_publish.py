@@ -1,0 +1,84 @@
+"""Publishing a file: epochs continue while nothing changes, and open when enrolment or split does."""
+
+from pathlib import Path
+
+import pytest
+
+from fairtrial.controller.publish import publish, read_snapshot
+from fairtrial.controller.statedir import StateDir, StateDirBusyError
+from fairtrial.model.parse import parse_experiment
+
+FILE = """
+models:
+  a: {{url: http://127.0.0.1:1}}
+  b: {{url: http://127.0.0.1:2}}
+endpoints:
+  e: {{match: {{path: /x}}, model: a}}
+experiments:
+  launch:
+    endpoint: e
+    hypothesis: {hypothesis}
+    unit: {{header: x-user-id}}
+    variants: {{control: {{model: a}}, treatment: {{model: b}}}}
+    split: {{control: 50, treatment: 50}}
+    enrolment: {enrolment}
+    metrics: {{conversion: {{role: primary, kind: proportion, event: buy}}}}
+"""
+
+
+def text(enrolment: str = "10%", hypothesis: str = "it helps") -> str:
+    return FILE.format(enrolment=enrolment, hypothesis=hypothesis)
+
+
+def test_the_same_file_publishes_nothing_new(tmp_path: Path) -> None:
+    path = tmp_path / "snapshot.json"
+    first, is_new = publish(parse_experiment(text()), path, at=1_000)
+    again, is_new_again = publish(parse_experiment(text()), path, at=2_000)
+    assert is_new
+    assert not is_new_again
+    assert again == first
+
+
+def test_a_ramp_opens_the_next_epoch(tmp_path: Path) -> None:
+    path = tmp_path / "snapshot.json"
+    publish(parse_experiment(text("10%")), path, at=1_000)
+    ramped, _ = publish(parse_experiment(text("50%")), path, at=2_000)
+    assert ramped.version == 2
+    assert ramped.allocations["launch"].epoch == 1
+    assert ramped.allocations["launch"].started_at == 2_000
+    assert ramped.allocations["launch"].enrolment == pytest.approx(0.5)
+
+
+def test_a_change_of_words_keeps_the_epoch(tmp_path: Path) -> None:
+    path = tmp_path / "snapshot.json"
+    publish(parse_experiment(text()), path, at=1_000)
+    reworded, is_new = publish(parse_experiment(text(hypothesis="other words")), path, at=2_000)
+    assert is_new
+    assert reworded.allocations["launch"].epoch == 0
+    assert reworded.allocations["launch"].started_at == 1_000
+
+
+def test_a_broken_snapshot_is_made_again(tmp_path: Path) -> None:
+    path = tmp_path / "snapshot.json"
+    path.write_bytes(b'{"version": 3')
+    snapshot, is_new = publish(parse_experiment(text()), path, at=1_000)
+    assert is_new
+    assert read_snapshot(path) == snapshot
+
+
+def test_a_second_owner_of_a_state_directory_is_refused(tmp_path: Path) -> None:
+    state = StateDir(tmp_path / "state")
+    with state.locked(), pytest.raises(StateDirBusyError, match="in use by another"), state.locked():
+        pass
+
+
+def test_left_over_ports_of_a_dead_process_are_not_believed(tmp_path: Path) -> None:
+    state = StateDir(tmp_path)
+    state.running_file.write_text(
+        '{"pid":1,"host":"127.0.0.1","port":1,"router_host":"127.0.0.1","router_port":2,"file":"x"}'
+    )
+    assert state.read_running() is None
+    with state.locked():
+        running = state.read_running()
+    assert running is not None
+    assert running.port == 1
