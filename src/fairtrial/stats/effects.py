@@ -32,7 +32,7 @@ def proportion_effect(control: Moments, treatment: Moments) -> Effect | NotEnoug
     for moments in (control, treatment):
         if not 0.0 <= moments.mean <= 1.0:
             raise ValueError(f"proportion is {moments.mean}; values must be 0 or 1")
-    variance = _agresti_caffo_variance(control) + _agresti_caffo_variance(treatment)
+    variance = agresti_caffo_variance(control) + agresti_caffo_variance(treatment)
     pooled = (control + treatment).mean
     smallest = min(control.count, treatment.count) * min(pooled, 1.0 - pooled)
     units = control.count + treatment.count
@@ -153,7 +153,8 @@ def as_fraction(log_ratio: Interval) -> Interval:
     )
 
 
-def _agresti_caffo_variance(moments: Moments) -> float:
+def agresti_caffo_variance(moments: Moments) -> float:
+    """Variance of a proportion with one event and one non-event added; above zero for any count."""
     count = moments.count + 2
     proportion = (moments.mean * moments.count + 1.0) / count
     return proportion * (1.0 - proportion) / count
