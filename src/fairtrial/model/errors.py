@@ -31,7 +31,7 @@ class Problem:
 
     def __str__(self) -> str:
         where = f"{self.file}:{self.line}:{self.column}" if self.line else self.file
-        fix = f" {self.fix}" if self.fix else ""
+        fix = f": {self.fix}" if self.fix else ""
         return f"{where}: {self.path}: {self.message}{fix}"
 
 

@@ -1,0 +1,433 @@
+# ruff: noqa: D102 - `Kind` says what read, schema, allowed and inner are
+"""Section `experiments`: variants, unit, split, rollout, and what must agree between them."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Final
+
+from fairtrial.model.experiment import (
+    AnalysisPlan,
+    Condition,
+    Experiment,
+    FieldUnit,
+    JsonValue,
+    Method,
+    Metric,
+    MetricRole,
+    OnBreach,
+    RequestUnit,
+    Rollout,
+    SlotUnit,
+    Unit,
+    Variant,
+)
+from fairtrial.model.kinds import (
+    Choice,
+    Flag,
+    JsonObject,
+    Kind,
+    ListOf,
+    MapOf,
+    Reference,
+    Text,
+    name_kind,
+    report_not_text,
+    report_unknown,
+)
+from fairtrial.model.parse_audience import AUDIENCE
+from fairtrial.model.parse_common import (
+    DURATION,
+    FIELD_KEYS,
+    LONG_DURATION,
+    POSITIVE_SHARE,
+    SHARE,
+    Headers,
+    check_exactly_one,
+    request_field,
+)
+from fairtrial.model.parse_endpoints import attributes_group
+from fairtrial.model.parse_layers import LAYER, SALT_ENDINGS, LayerWish
+from fairtrial.model.parse_metrics import ANALYSIS, METRIC
+from fairtrial.model.parse_split import Split, SplitKind
+from fairtrial.model.report import Place
+from fairtrial.model.sections import Fields, Key, Section
+from fairtrial.model.tree import ListNode, MapNode, Mark, Node, Scalar, shown
+
+
+class FreeJson(Kind[JsonValue]):
+    """Any JSON value but null at the top; numbers are finite."""
+
+    def read(self, node: Node, place: Place) -> JsonValue:
+        if isinstance(node, Scalar) and node.value is None:
+            place.error(
+                node, "found nothing; allowed: a JSON value", "write a mapping of what to change, or leave it out"
+            )
+            return None
+        return self._value(node, place)
+
+    def _value(self, node: Node, place: Place) -> JsonValue:
+        match node:
+            case MapNode():
+                return {key.text: self._value(item, place.child(key.text)) for key, item in node.items}
+            case ListNode():
+                return [self._value(item, place.item(index)) for index, item in enumerate(node.items)]
+            case Scalar() if node.is_ambiguous:
+                report_not_text(node, place, "JSON text, or true and false")
+                return None
+            case Scalar(value=float(number)) if not math.isfinite(number):
+                place.error(node, f"found {shown(node)}; JSON numbers are finite", "write a finite number")
+                return None
+            case Scalar():
+                return node.value
+
+    def schema(self) -> JsonObject:
+        return {"not": {"type": "null"}}
+
+    def allowed(self) -> str:
+        return "any JSON value"
+
+
+class Shadow(Kind[float]):
+    """true for every request, or a share of them."""
+
+    def read(self, node: Node, place: Place) -> float | None:
+        if isinstance(node, Scalar) and isinstance(node.value, bool):
+            return 1.0 if node.value else 0.0
+        return POSITIVE_SHARE.read(node, place)
+
+    def schema(self) -> JsonObject:
+        return {"anyOf": [{"type": "boolean"}, POSITIVE_SHARE.schema()]}
+
+    def allowed(self) -> str:
+        return "`true`, or a share (`20%`)"
+
+
+MODEL = Key("model", Reference("models", "model"), "The model that answers.", example="churn-2", is_required=True)
+HEADERS = Key("headers", Headers(), "Headers set on the request.", "none")
+BODY = Key("body", FreeJson(), "JSON merge patch (RFC 7396) of the request body.", "no change")
+SHADOW = Key(
+    "shadow",
+    Shadow(),
+    "The variant only gets copies of enrolled requests, all or a share; it is not in the split.",
+    "false",
+)
+
+
+def _build_variant(fields: Fields) -> Variant:
+    return Variant(
+        name=fields.name,
+        model=fields.get(MODEL, ""),
+        headers=fields.get(HEADERS, ()),
+        body=fields.find(BODY),
+        shadow=fields.get(SHADOW, 0.0),
+    )
+
+
+VARIANT: Final = Section(
+    "variant",
+    "One model version, or one configuration of it, under test.",
+    (MODEL, HEADERS, BODY, SHADOW),
+    _build_variant,
+)
+
+REQUEST = Key("request", Flag(), "Every request is a unit of its own.")
+SLOT = Key(
+    "slot",
+    LONG_DURATION,
+    "A stretch of time is the unit (switchback); slots begin at multiples of it since 1970, UTC.",
+    example="30m",
+)
+BY = Key(
+    "by",
+    ListOf(name_kind("an attribute's name")),
+    "With `slot`: attributes of which each combination is a unit of its own.",
+    "none",
+)
+
+
+def _build_unit(fields: Fields) -> Unit | None:
+    check_exactly_one(fields, (*FIELD_KEYS, REQUEST, SLOT), "{header: x-user-id}")
+    slot, by = fields.find(SLOT), fields.get(BY, ())
+    if fields.has(BY) and not fields.has(SLOT):
+        fields.only((BY,), "it belongs to `slot`")
+    for name in sorted({name for name in by if by.count(name) > 1}):
+        fields.error(BY, f"attribute `{name}` stands twice", "remove one")
+    if slot is not None:
+        return SlotUnit(slot, by)
+    if fields.has(REQUEST):
+        if fields.find(REQUEST) is False:
+            fields.error(REQUEST, "`request: false` names no unit", "write true, or name a header")
+        return RequestUnit()
+    field = request_field(fields)
+    return FieldUnit(field) if field is not None else None
+
+
+UNIT: Final[Section[Unit]] = Section(
+    "unit",
+    "What is randomised: exactly one of these keys (`by` goes with `slot`).",
+    (*FIELD_KEYS, REQUEST, SLOT, BY),
+    _build_unit,
+)
+
+STAGES = Key(
+    "stages",
+    ListOf(POSITIVE_SHARE),
+    "Shares of all traffic that meet the treatment, rising.",
+    example="[1%, 5%, 20%, 50%, 100%]",
+    is_required=True,
+)
+HOLD = Key("hold", DURATION, "At least so long in each stage.", "0s", "24h")
+ON_BREACH = Key("on_breach", Choice(OnBreach), "What a breached guardrail does.", "roll_back")
+
+
+def _build_rollout(fields: Fields) -> Rollout:
+    stages = fields.get(STAGES, ())
+    node = fields.value_node(STAGES)
+    for index in range(1, len(stages)):
+        if stages[index] <= stages[index - 1]:
+            at = node.items[index] if isinstance(node, ListNode) and len(node.items) == len(stages) else node
+            place = fields.place.child(STAGES.name).item(index)
+            place.error(
+                at, f"stage {index + 1} is not above the one before it; stages rise", "sort them, and remove repeats"
+            )
+    return Rollout(stages, fields.get(HOLD, 0.0), fields.get(ON_BREACH, OnBreach.ROLL_BACK))
+
+
+ROLLOUT: Final = Section(
+    "rollout", "How the treatment's share of traffic grows.", (STAGES, HOLD, ON_BREACH), _build_rollout
+)
+
+
+class Plane(Kind[str]):
+    """Where traffic is split: only the built-in router so far."""
+
+    def read(self, node: Node, place: Place) -> str | None:
+        if isinstance(node, Scalar) and node.value == "router":
+            return "router"
+        place.error(node, f"plane {shown(node)} is not available in this version; allowed: router", "write router")
+        return None
+
+    def schema(self) -> JsonObject:
+        return {"enum": ["router"]}
+
+    def allowed(self) -> str:
+        return "`router`"
+
+
+ENDPOINT = Key(
+    "endpoint",
+    Reference("endpoints", "endpoint"),
+    "The endpoint whose requests take part.",
+    example="churn",
+    is_required=True,
+)
+HYPOTHESIS = Key("hypothesis", Text(), "What is believed, in a sentence, before the trial.")
+OWNER = Key("owner", Text(), "Who answers for it.")
+UNIT_KEY: Key[Unit] = Key("unit", UNIT, "What is randomised.", example="{header: x-user-id}", is_required=True)
+VARIANTS = Key(
+    "variants",
+    MapOf(name_kind("a variant's name"), VARIANT, at_least=1),
+    "What is compared. The one called `control`, or else the first of the split, is the one to beat.",
+    example="{control: {model: churn-2}}",
+    is_required=True,
+)
+SPLIT = Key(
+    "split",
+    SplitKind(),
+    "How variants divide the enrolled units.",
+    example="{control: 50, treatment: 50}",
+    is_required=True,
+)
+AUDIENCE_KEY = Key(
+    "audience", AUDIENCE, "Which requests may be enrolled: conditions on the endpoint's attributes.", "all"
+)
+ENROLMENT = Key("enrolment", SHARE, "Share of units in the experiment at all; a rollout sets it instead.", "100%")
+LAYER_KEY = Key("layer", LAYER, "Experiments of one layer never share a unit.", "none")
+HOLDOUT = Key("holdout", Reference("holdouts", "holdout"), "Units of this holdout are never enrolled.", "none")
+SALT = Key("salt", name_kind("a salt"), "What units are hashed with; change it to draw anew.", "the experiment's name")
+METRICS = Key(
+    "metrics",
+    MapOf(name_kind("a metric's name"), METRIC),
+    "What the trial is judged by; exactly one is primary.",
+    "none",
+)
+ANALYSIS_KEY = Key("analysis", ANALYSIS, "How it is judged.")
+ROLLOUT_KEY = Key("rollout", ROLLOUT, "How the treatment's share grows.", "none: `enrolment` at once")
+PLANE = Key("plane", Plane(), "Where traffic is split.", "router")
+
+
+@dataclass(frozen=True, slots=True)
+class Draft:
+    """An experiment whose layer slice is not yet settled, and the places that checks across experiments point at."""
+
+    experiment: Experiment
+    layer: LayerWish | None
+    holdout: str | None
+    place: Place
+    mark: Mark
+    salt_mark: Mark
+
+
+def _build_experiment(fields: Fields) -> Draft:
+    variants = tuple(fields.get(VARIANTS, {}).values())
+    split = fields.get(SPLIT, ())
+    metrics = tuple(fields.get(METRICS, {}).values())
+    plan = fields.get(ANALYSIS_KEY, AnalysisPlan())
+    rollout = fields.find(ROLLOUT_KEY)
+    audience = tuple(fields.get(AUDIENCE_KEY, {}).values())
+    unit = fields.get(UNIT_KEY, RequestUnit())
+    _check_split(fields, variants, split)
+    _check_attributes(fields, audience, unit)
+    _check_metrics(fields, metrics)
+    _check_plan(fields, plan, metrics)
+    _check_salt(fields)
+    if rollout is not None and fields.has(ENROLMENT):
+        fields.warn(ENROLMENT, "the rollout's stages set the enrolment; this one is not used", "remove it")
+    experiment = Experiment(
+        name=fields.name,
+        endpoint=fields.get(ENDPOINT, ""),
+        unit=unit,
+        variants=variants,
+        split=split,
+        control=_control(variants, split),
+        salt=fields.get(SALT, fields.name),
+        hypothesis=fields.get(HYPOTHESIS, ""),
+        owner=fields.get(OWNER, ""),
+        audience=audience,
+        enrolment=fields.get(ENROLMENT, 1.0),
+        metrics=metrics,
+        analysis=plan,
+        rollout=rollout,
+        plane=fields.get(PLANE, "router"),
+    )
+    salt_mark = fields.value_node(SALT).mark
+    return Draft(experiment, fields.find(LAYER_KEY), fields.find(HOLDOUT), fields.place, fields.node.mark, salt_mark)
+
+
+def _control(variants: tuple[Variant, ...], split: Split) -> str:
+    names = [name for name, _ in split] or [variant.name for variant in variants] or [""]
+    return "control" if "control" in names else names[0]
+
+
+def _check_split(fields: Fields, variants: tuple[Variant, ...], split: Split) -> None:
+    """The split names every variant that is not a shadow, and no other."""
+    node = fields.value_node(SPLIT)
+    if not isinstance(node, MapNode) or not fields.has(SPLIT) or not isinstance(fields.value_node(VARIANTS), MapNode):
+        return
+    declared = fields.value_node(VARIANTS)
+    names = (
+        tuple(key.text for key, _ in declared.items) if isinstance(declared, MapNode) and fields.has(VARIANTS) else ()
+    )
+    shadows = {variant.name for variant in variants if variant.shadow > 0}
+    if not names or any(key.text == "policy" and key.text not in names for key, _ in node.items):
+        return
+    place = fields.place.child(SPLIT.name)
+    for key, _ in node.items:
+        if key.text in shadows:
+            place.child(key.text).error(
+                key, f"variant `{key.text}` is a shadow and cannot be in the split", "remove it here, or its `shadow`"
+            )
+        elif key.text not in names:
+            report_unknown(key, place.child(key.text), "variant", names, "variants")
+    written = {key.text for key, _ in node.items}
+    for name in names:
+        if name not in written and name not in shadows:
+            place.error(
+                node, f"variant `{name}` has no share", f"add `{name}: ...` to the split, or make it `shadow: true`"
+            )
+    if split and len(split) == 1:
+        fields.warn(SPLIT, "only one variant is in the split; nothing is compared", "add a second variant")
+
+
+def _check_attributes(fields: Fields, audience: tuple[Condition, ...], unit: Unit) -> None:
+    """Audience and slots use attributes that the endpoint declares."""
+    known = fields.place.report.known.get(attributes_group(fields.get(ENDPOINT, "")))
+    if known is None:
+        return
+    group = attributes_group(fields.get(ENDPOINT, ""))
+    node = fields.value_node(AUDIENCE_KEY)
+    if audience and isinstance(node, MapNode):
+        for key, _ in node.items:
+            if key.text not in known:
+                report_unknown(key, fields.place.child(AUDIENCE_KEY.name).child(key.text), "attribute", known, group)
+    if isinstance(unit, SlotUnit):
+        for name in unit.by:
+            if name not in known:
+                at = fields.value_node(UNIT_KEY)
+                report_unknown(
+                    Scalar(at.mark, name, name),
+                    fields.place.child(UNIT_KEY.name).child(BY.name),
+                    "attribute",
+                    known,
+                    group,
+                )
+
+
+def _check_metrics(fields: Fields, metrics: tuple[Metric, ...]) -> None:
+    node = fields.value_node(METRICS)
+    if not fields.has(METRICS) or (isinstance(node, MapNode) and not node.items):
+        fields.warn(
+            METRICS, "the experiment has no metrics: traffic is split, and nothing is judged", "add a primary metric"
+        )
+        return
+    if not isinstance(node, MapNode):
+        return
+    marks = {key.text: key.mark for key, _ in node.items}
+    primaries = [metric.name for metric in metrics if metric.role is MetricRole.PRIMARY]
+    if not primaries and len(metrics) == len(node.items):
+        fields.error(METRICS, "no metric is primary; exactly one must be", "give one of them `role: primary`")
+    for name in primaries[1:]:
+        place = fields.place.child(METRICS.name).child(name)
+        message = (
+            f"a second primary metric: `{primaries[0]}` in line {marks[primaries[0]].line} is one; exactly one must be"
+        )
+        place.error(marks[name], message, "make one of them secondary")
+
+
+def _check_plan(fields: Fields, plan: AnalysisPlan, metrics: tuple[Metric, ...]) -> None:
+    """A planned horizon needs something to plan it from."""
+    if plan.method not in {Method.FIXED, Method.GROUP_SEQUENTIAL} or plan.planned_units or plan.max_runtime_s:
+        return
+    primary = next((metric for metric in metrics if metric.role is MetricRole.PRIMARY), None)
+    if primary is not None and primary.mde is None:
+        message = (
+            f"method {plan.method} plans from the primary's `mde`, `planned_units` or `max_runtime`; none is given"
+        )
+        fields.warn(ANALYSIS_KEY, message, f"add `mde: 2%` to `{primary.name}`, or use method anytime")
+
+
+def _check_salt(fields: Fields) -> None:
+    """Salts of layers and holdouts are their own: sharing one would tie the experiment to who is in the layer."""
+    salt = fields.get(SALT, fields.name)
+    if salt.endswith(SALT_ENDINGS):
+        fields.error(
+            SALT,
+            f"salt `{salt}` ends like that of a layer or holdout ({', '.join(SALT_ENDINGS)})",
+            "add `salt: ...` of your own",
+        )
+
+
+EXPERIMENT: Final = Section(
+    "experiment",
+    "One trial.",
+    (
+        ENDPOINT,
+        HYPOTHESIS,
+        OWNER,
+        UNIT_KEY,
+        VARIANTS,
+        SPLIT,
+        AUDIENCE_KEY,
+        ENROLMENT,
+        LAYER_KEY,
+        HOLDOUT,
+        SALT,
+        METRICS,
+        ANALYSIS_KEY,
+        ROLLOUT_KEY,
+        PLANE,
+    ),
+    _build_experiment,
+)
