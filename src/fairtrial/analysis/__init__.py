@@ -1,1 +1,1 @@
-"""Events to one row per unit to moments to scorecard to `ExperimentView`."""
+"""Domain: events become one row per unit, rows become moments, moments become one `ExperimentView`."""
