@@ -12,7 +12,7 @@ import math
 from collections.abc import Sequence
 from decimal import Decimal
 from hashlib import sha256
-from typing import Final
+from typing import Final, Protocol
 
 BITS: Final = 52
 SCALE: Final = 1 << BITS
@@ -20,6 +20,22 @@ SCALE: Final = 1 << BITS
 WHETHER_SHIFT: Final = 256 - BITS
 BUCKET_SHIFT: Final = 256 - 2 * BITS
 BUCKET_MASK: Final = SCALE - 1
+
+
+class Hash(Protocol):
+    """The part of a hashlib state that is used; the standard library's own type has no public name."""
+
+    def copy(self) -> Hash:
+        """State that goes on by itself."""
+        ...
+
+    def update(self, data: bytes, /) -> None:
+        """Hash more bytes."""
+        ...
+
+    def digest(self) -> bytes:
+        """32 bytes of the hash so far."""
+        ...
 
 
 def layer_salt(layer: str) -> str:

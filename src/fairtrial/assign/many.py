@@ -9,21 +9,16 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from hashlib import sha256
-from typing import Final, Protocol
+from typing import Final
 
 import numpy as np
 import numpy.typing as npt
 
 from fairtrial.assign.assignment import Assigner
-from fairtrial.assign.bucket import SCALE, encode_unit
+from fairtrial.assign.bucket import SCALE, Hash, encode_unit
 
 # Digests of one block fit the cache of a core; a million of them at once would be 65 MB of small objects.
 _BLOCK: Final = 1 << 14
-
-
-class _Hash(Protocol):
-    def update(self, data: bytes, /) -> None: ...
-    def digest(self) -> bytes: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,7 +46,7 @@ def buckets_many(salt: str, units: Sequence[str | None]) -> tuple[npt.NDArray[np
     return whether, bucket
 
 
-def _digests(copy: Callable[[], _Hash], block: Sequence[str | None]) -> list[bytes]:
+def _digests(copy: Callable[[], Hash], block: Sequence[str | None]) -> list[bytes]:
     digests: list[bytes] = []
     add = digests.append
     for unit in block:

@@ -15,7 +15,7 @@ from typing import Final, Generic, TypeVar
 
 from fairtrial.model.experiment import JsonValue
 from fairtrial.model.quantities import QuantityError
-from fairtrial.model.report import Place, nearest
+from fairtrial.model.report import Place
 from fairtrial.model.tree import BOOLEAN_LOOK_ALIKES, ListNode, MapNode, Node, Scalar, shown
 
 T_co = TypeVar("T_co", covariant=True)
@@ -25,6 +25,10 @@ JsonObject = dict[str, JsonValue]
 NAME_PATTERN: Final = r"^[A-Za-z0-9._-]{1,128}$"
 FIELD_NAME_PATTERN: Final = r"^[A-Za-z0-9!#$%&'*+.^_`|~-]{1,128}$"
 HEADER_VALUE_PATTERN: Final = r"^$|^[!-~](?:[\t -~]{0,4094}[!-~])?$"
+
+
+# Names are compared with each other, so the cost grows with the square of their count.
+MAX_NAMES: Final = 1000
 
 
 class Kind(ABC, Generic[T_co]):
@@ -71,7 +75,9 @@ class Text(Kind[str]):
         return {"type": "string", "pattern": self.pattern}
 
     def allowed(self) -> str:
-        return f"{self.what}: {self.rule}" if self.what != "text" else "text"
+        if self.pattern == NAME_PATTERN:
+            return "name"
+        return "text" if self.what == "text" else self.rule
 
 
 def name_kind(what: str) -> Text:
@@ -274,10 +280,13 @@ class MapOf(Kind[dict[str, T_co]], Generic[T_co]):
             return None
         if len(node.items) < self.at_least:
             place.error(node, "the mapping is empty", f"give at least {self.at_least}")
+        if len(node.items) > MAX_NAMES:
+            place.error(node.items[MAX_NAMES][0], f"more than {MAX_NAMES} entries", "split the file")
+        entries = node.items[:MAX_NAMES]
         if self.group:
-            place.report.known[self.group] = tuple(key.text for key, _ in node.items)
+            place.report.known[self.group] = tuple(key.text for key, _ in entries)
         values: dict[str, T_co] = {}
-        for key, item in node.items:
+        for key, item in entries:
             self._check(key, place.child(key.text))
             value = self.kind.read(item, place.child(key.text))
             if value is not None:
@@ -325,7 +334,7 @@ def report_not_text(node: Node, place: Place, what: str) -> None:
 def report_unknown(node: Node, place: Place, what: str, known: tuple[str, ...], group: str) -> None:
     """Say that a word is not one of the known ones, and which one is nearest."""
     listed = ", ".join(known[:20]) + (", ..." if len(known) > 20 else "")
-    close = nearest(node.text, known) if isinstance(node, Scalar) else None
+    close = place.report.nearest(node.text, known) if isinstance(node, Scalar) else None
     add = f"add it to `{group}`" if group else f"write one of {listed}"
     fix = f"write {close}" if close else add
     allowed = f"allowed: {listed}" if listed else f"`{group}` declares none"

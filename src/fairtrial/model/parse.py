@@ -52,7 +52,7 @@ HOLDOUTS = Key(
     "none",
 )
 EXPERIMENTS = Key("experiments", MapOf(name_kind("an experiment's name"), EXPERIMENT), "The trials.", "none")
-ROUTER_KEY = Key("router", ROUTER, "Settings of the built-in data plane.")
+ROUTER_KEY = Key("router", ROUTER, "Settings of the built-in data plane.", "all at their defaults")
 KEEP_UNIT_IDS = Key("keep_unit_ids", Flag(), "Raw unit ids may rest on disk; else only keyed hashes do.", "false")
 
 

@@ -33,7 +33,7 @@ from fairtrial.model.parse_common import DURATION, FIELD, LONG_DURATION, SIZE, H
 from fairtrial.model.quantities import show_duration
 from fairtrial.model.report import Place
 from fairtrial.model.sections import Fields, Key, Section
-from fairtrial.model.tree import Node, Scalar, shown
+from fairtrial.model.tree import MapNode, Node, Scalar, shown
 
 _URL_PATTERN: Final = r"^https?://[!-~]{1,2000}$"
 _HOST: Final = re.compile(r"(?:[A-Za-z0-9](?:[A-Za-z0-9_.-]{0,251}[A-Za-z0-9])?|\[[0-9A-Fa-f:.]{2,45}\])\Z")
@@ -186,7 +186,7 @@ ATTRIBUTES = Key(
 REPEATABLE = Key(
     "repeatable", Flag(), "A request may be sent again, to the stable model, after a model may have seen it.", "true"
 )
-TIMEOUTS_KEY = Key("timeouts", TIMEOUTS, "How long to wait.")
+TIMEOUTS_KEY = Key("timeouts", TIMEOUTS, "How long to wait.", "all at their defaults")
 ON_CLIENT_EOF = Key(
     "on_client_eof", Choice(OnClientEof), "What happens upstream when the client goes away before its answer.", "cancel"
 )
@@ -194,13 +194,14 @@ MAX_BODY = Key("max_body", SIZE, "Largest request body.", "64MiB")
 
 
 def _build_endpoint(fields: Fields) -> Endpoint:
-    attributes = fields.get(ATTRIBUTES, {})
-    fields.place.report.known[attributes_group(fields.name)] = tuple(attributes)
+    written = fields.value_node(ATTRIBUTES)
+    names = [key.text for key, _ in written.items] if fields.has(ATTRIBUTES) and isinstance(written, MapNode) else []
+    fields.place.report.known[attributes_group(fields.name)] = tuple(names)
     return Endpoint(
         name=fields.name,
         match=fields.get(ENDPOINT_MATCH, Match()),
         model=fields.get(STABLE_MODEL, ""),
-        attributes=attributes,
+        attributes=fields.get(ATTRIBUTES, {}),
         is_repeatable=fields.get(REPEATABLE, True),
         timeouts=fields.get(TIMEOUTS_KEY, _TIMEOUTS),
         on_client_eof=fields.get(ON_CLIENT_EOF, OnClientEof.CANCEL),
@@ -253,7 +254,7 @@ RESPONSE_HEADERS: Final = Section(
 
 _ROUTER: Final = RouterOptions()
 _COUNT: Final = WholeNumber(1, 1_000_000)
-RESPONSE_HEADERS_KEY = Key("response_headers", RESPONSE_HEADERS, "Headers added to answers.")
+RESPONSE_HEADERS_KEY = Key("response_headers", RESPONSE_HEADERS, "Headers added to answers.", "all at their defaults")
 MAX_HEAD = Key("max_head", SIZE, "Largest request head.", "32KiB")
 MAX_FIELDS = Key("max_fields", _COUNT, "Most header fields of a request.", str(_ROUTER.max_fields))
 HEAD_TIMEOUT = Key(

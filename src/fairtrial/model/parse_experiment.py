@@ -70,6 +70,9 @@ class FreeJson(Kind[JsonValue]):
     def _value(self, node: Node, place: Place) -> JsonValue:
         match node:
             case MapNode():
+                for key, _ in node.items:
+                    if key.is_ambiguous:
+                        report_not_text(key, place.child(key.text), "a key")
                 return {key.text: self._value(item, place.child(key.text)) for key, item in node.items}
             case ListNode():
                 return [self._value(item, place.item(index)) for index, item in enumerate(node.items)]
@@ -253,7 +256,7 @@ METRICS = Key(
     "What the trial is judged by; exactly one is primary.",
     "none",
 )
-ANALYSIS_KEY = Key("analysis", ANALYSIS, "How it is judged.")
+ANALYSIS_KEY = Key("analysis", ANALYSIS, "How it is judged.", "all at their defaults")
 ROLLOUT_KEY = Key("rollout", ROLLOUT, "How the treatment's share grows.", "none: `enrolment` at once")
 PLANE = Key("plane", Plane(), "Where traffic is split.", "router")
 

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
@@ -114,8 +115,10 @@ def equal_pieces(gaps: list[tuple[Fraction, Fraction]], count: int) -> list[tupl
     """`count` pieces of one size, the largest for which so many fit into the gaps; none if there is no gap."""
     if not gaps or not count:
         return []
-    sizes = {(high - low) / parts for low, high in gaps for parts in range(1, count + 1)}
-    size = max(size for size in sizes if sum((high - low) // size for low, high in gaps) >= count)
+    # The largest size makes some gap an exact multiple of it; the smaller the size, the more pieces fit.
+    sizes = sorted({(high - low) / parts for low, high in gaps for parts in range(1, count + 1)})
+    too_large = bisect_right(sizes, -count, key=lambda size: -sum((high - low) // size for low, high in gaps))
+    size = sizes[too_large - 1]
     pieces = [
         (low + size * part, low + size * (part + 1)) for low, high in gaps for part in range((high - low) // size)
     ]

@@ -3,10 +3,16 @@
 from __future__ import annotations
 
 import difflib
+import itertools
 from collections.abc import Iterable
+from typing import Final
 
 from fairtrial.model.errors import Problem
 from fairtrial.model.tree import Mark, Node, Scalar
+
+# Bounds on the work that a file full of mistakes can cause.
+MAX_PROBLEMS: Final = 200
+MAX_COMPARED: Final = 200
 
 
 class Report:
@@ -15,7 +21,7 @@ class Report:
     def __init__(self, file: str) -> None:
         self.file = file
         self.known: dict[str, tuple[str, ...]] = {}
-        self._problems: list[Problem] = []
+        self._problems: dict[Problem, None] = {}
 
     @property
     def has_errors(self) -> bool:
@@ -25,16 +31,27 @@ class Report:
     def add(self, mark: Mark, path: str, message: str, fix: str, *, is_warning: bool = False) -> None:
         """Note one mistake; the same one is noted once, however many checks met it."""
         problem = Problem(self.file, mark.line, mark.column, path or "(top level)", message, fix, is_warning)
-        if problem not in self._problems:
-            self._problems.append(problem)
+        if len(self._problems) < MAX_PROBLEMS:
+            self._problems[problem] = None
+        else:
+            last = Problem(self.file, 0, 0, "(top level)", f"more than {MAX_PROBLEMS} mistakes", "correct these first")
+            self._problems[last] = None
 
     def take(self, other: Report) -> None:
         """Note what another report of the same file holds."""
-        self._problems.extend(other.problems())
+        self._problems.update(other._problems)
 
     def problems(self) -> tuple[Problem, ...]:
         """Everything found, in file order."""
         return tuple(sorted(self._problems, key=lambda problem: (problem.line, problem.column)))
+
+    def nearest(self, word: str, known: Iterable[str]) -> str | None:
+        """The known word most like `word`, if any is like it and the report still takes notes."""
+        if len(self._problems) >= MAX_PROBLEMS:
+            return None
+        by_folded = {name.casefold(): name for name in itertools.islice(known, MAX_COMPARED)}
+        found = difflib.get_close_matches(word.casefold()[:200], list(by_folded), n=1, cutoff=0.55)
+        return by_folded[found[0]] if found else None
 
 
 class Place:
@@ -66,13 +83,6 @@ class Place:
     def warn(self, at: Node | Mark, message: str, fix: str) -> None:
         """The file loads, but probably does not mean this."""
         self.report.add(_mark(at), self.path.replace("/", "."), message, fix, is_warning=True)
-
-
-def nearest(word: str, known: Iterable[str]) -> str | None:
-    """The known word most like `word`, if any is like it."""
-    by_folded = {name.casefold(): name for name in known}
-    found = difflib.get_close_matches(word.casefold()[:200], list(by_folded), n=1, cutoff=0.55)
-    return by_folded[found[0]] if found else None
 
 
 def report_duplicate(report: Report, path: str, first: Mark, second: Scalar) -> None:

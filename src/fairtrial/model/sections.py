@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Generic, TypeVar, cast
 
 from fairtrial.model.kinds import JsonObject, Kind
-from fairtrial.model.report import Place, nearest
+from fairtrial.model.report import Place
 from fairtrial.model.tree import MapNode, Mark, Node, shown
 
 T_co = TypeVar("T_co", covariant=True)
@@ -87,7 +87,7 @@ class Fields:
             if key.text in names:
                 self._nodes[key.text] = (key.mark, item)
             else:
-                close = nearest(key.text, names)
+                close = place.report.nearest(key.text, names)
                 fix = f"did you mean `{close}`?" if close else "remove it"
                 place.child(key.text).error(key, f"unknown key `{key.text[:60]}`; allowed: {', '.join(names)}", fix)
         for declared in section.keys:
