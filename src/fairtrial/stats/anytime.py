@@ -23,6 +23,7 @@ from fairtrial.stats.result import (
     IntervalKind,
     NotEnoughData,
     check_alpha,
+    p_value_of_log_e,
     too_few_events,
 )
 
@@ -60,7 +61,7 @@ def confidence_sequence(
         effect.estimate + half,
         1.0 - alpha,
         IntervalKind.CONFIDENCE_SEQUENCE,
-        min(1.0, math.exp(-log_e)),
+        p_value_of_log_e(log_e),
     )
 
 
@@ -102,9 +103,11 @@ def _one_sided_p_value(z: float, info: float) -> float:
     if z <= 0.0:
         return 1.0
     exponent = 0.5 * z * z * info / (info + 1.0)
-    if exponent > 700.0:
-        return math.sqrt(info + 1.0) / 2.0 * math.exp(-exponent)
-    return min(1.0, math.sqrt(info + 1.0) / (2.0 * math.expm1(exponent))) if exponent > 0.0 else 1.0
+    if exponent == 0.0:
+        return 1.0
+    # log(exp(x) - 1), which neither overflows nor loses digits.
+    log_growth = exponent + math.log(-math.expm1(-exponent))
+    return p_value_of_log_e(log_growth + math.log(2.0) - 0.5 * math.log1p(info))
 
 
 def _too_early(effect: Effect, total_units: int, alpha: float, tightest_at: int) -> NotEnoughData | None:

@@ -12,6 +12,8 @@ import math
 
 from scipy import special
 
+from fairtrial.stats.result import p_value_of_log_e
+
 
 def rate_above(events: int, units: int, limit: float) -> float:
     """Anytime-valid p-value of "the event rate is at most `limit`". 0 <= events <= units; limit in (0, 1).
@@ -30,7 +32,7 @@ def rate_above(events: int, units: int, limit: float) -> float:
         return 1.0
     log_e = float(special.betaln(a, b)) + math.log(beyond) - math.log1p(-limit)
     log_e -= events * math.log(limit) + (units - events) * math.log1p(-limit)
-    return math.exp(-max(log_e, 0.0))
+    return p_value_of_log_e(log_e)
 
 
 def rate_below(events: int, units: int, limit: float) -> float:

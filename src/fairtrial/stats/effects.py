@@ -21,7 +21,13 @@ MAX_LEFT_OUT: Final = 0.1
 """Largest share of units in epochs without an effect of their own that a stratified effect leaves out."""
 
 
-def proportion_effect(control: Moments, treatment: Moments) -> Effect | NotEnoughData:
+BORROWED_UNITS: Final = 200.0
+"""Strength with which the smaller variant's variance is drawn towards the larger's, in units; see `_variances`."""
+
+
+def proportion_effect(
+    control: Moments, treatment: Moments, *, borrowed_units: float = BORROWED_UNITS
+) -> Effect | NotEnoughData:
     """Difference of two proportions (points), from moments of 0/1 values.
 
     The standard error is Agresti & Caffo 2000 (one event and one non-event added to each variant), which is Wald's for
@@ -32,21 +38,31 @@ def proportion_effect(control: Moments, treatment: Moments) -> Effect | NotEnoug
     for moments in (control, treatment):
         if not 0.0 <= moments.mean <= 1.0:
             raise ValueError(f"proportion is {moments.mean}; values must be 0 or 1")
-    variance = agresti_caffo_variance(control) + agresti_caffo_variance(treatment)
+    spreads = agresti_caffo_variance(control), agresti_caffo_variance(treatment)
+    counts = control.count + 2, treatment.count + 2
+    variance = sum(_variances((spreads[0] * counts[0], spreads[1] * counts[1]), counts, borrowed_units))
     pooled = (control + treatment).mean
     smallest = min(control.count, treatment.count) * min(pooled, 1.0 - pooled)
     units = control.count + treatment.count
     return Effect(treatment.mean - control.mean, math.sqrt(variance), None, units, smallest_count=smallest)
 
 
-def mean_effect(control: Moments, treatment: Moments) -> Effect | NotEnoughData:
-    """Difference of two means with Welch's standard error and degrees of freedom (Welch 1947)."""
+def mean_effect(
+    control: Moments, treatment: Moments, *, borrowed_units: float = BORROWED_UNITS
+) -> Effect | NotEnoughData:
+    """Difference of two means with Welch's standard error and degrees of freedom (Welch 1947).
+
+    borrowed_units: 0 for Welch to the last digit, which is what one look needs; the default keeps error rates under
+    peeking with uneven splits, and is the same thing at even ones.
+    """
     if refusal := _too_few_units(control, treatment, minimum=2):
         return refusal
-    return _welch(treatment.mean - control.mean, control, treatment)
+    return _welch(treatment.mean - control.mean, control, treatment, borrowed_units)
 
 
-def ratio_effect(control: Comoments, treatment: Comoments) -> Effect | NotEnoughData:
+def ratio_effect(
+    control: Comoments, treatment: Comoments, *, borrowed_units: float = BORROWED_UNITS
+) -> Effect | NotEnoughData:
     """Difference of two ratios sum(y) / sum(x), by the delta method over units.
 
     y: numerator, x: denominator of each randomised unit (clicks and views of a user, summed latency and requests).
@@ -59,7 +75,7 @@ def ratio_effect(control: Comoments, treatment: Comoments) -> Effect | NotEnough
         return before
     if isinstance(after, NotEnoughData):
         return after
-    return _welch(after.mean - before.mean, before, after)
+    return _welch(after.mean - before.mean, before, after, borrowed_units)
 
 
 def ratio_level(variant: Comoments) -> Moments | NotEnoughData:
@@ -70,7 +86,9 @@ def ratio_level(variant: Comoments) -> Moments | NotEnoughData:
     return Moments(variant.count, ratio, variant.residual(ratio).sum_sq_dev / variant.mean_x**2)
 
 
-def covariate_adjusted_effect(control: Comoments, treatment: Comoments) -> Effect | NotEnoughData:
+def covariate_adjusted_effect(
+    control: Comoments, treatment: Comoments, *, borrowed_units: float = BORROWED_UNITS
+) -> Effect | NotEnoughData:
     """Difference of means of y after taking out what the pre-period covariate x explains (CUPED).
 
     One slope for both variants, from the pooled within-variant covariance: Deng, Xu, Kohavi & Walker, WSDM 2013, eq. 5.
@@ -81,8 +99,8 @@ def covariate_adjusted_effect(control: Comoments, treatment: Comoments) -> Effec
         return refusal
     spread = control.ssd_x + treatment.ssd_x
     slope = (control.cross_dev + treatment.cross_dev) / spread if spread > 0.0 else 0.0
-    adjusted = control.residual(slope), treatment.residual(slope)
-    return _welch(adjusted[1].mean - adjusted[0].mean, *adjusted)
+    before, after = control.residual(slope), treatment.residual(slope)
+    return _welch(after.mean - before.mean, before, after, borrowed_units)
 
 
 def stratified_effect(effects_by_epoch: Sequence[tuple[float, Effect | NotEnoughData]]) -> Effect | NotEnoughData:
@@ -160,16 +178,32 @@ def agresti_caffo_variance(moments: Moments) -> float:
     return proportion * (1.0 - proportion) / count
 
 
-def _welch(estimate: float, control: Moments, treatment: Moments) -> Effect | NotEnoughData:
+def _welch(estimate: float, control: Moments, treatment: Moments, borrowed_units: float) -> Effect | NotEnoughData:
     spreads = control.variance, treatment.variance
     if max(spreads) == 0.0:
         return NotEnoughData("no unit differs from another in either variant", "no_variation")
     # A variant without variation (no timeouts yet) borrows the other's: zero would claim to know its mean exactly.
-    variances = [
-        (spread or max(spreads)) / moments.count for spread, moments in zip(spreads, (control, treatment), strict=True)
-    ]
+    filled = spreads[0] or spreads[1], spreads[1] or spreads[0]
+    variances = _variances(filled, (control.count, treatment.count), borrowed_units)
     df = _combined_df(variances, [control.count - 1.0, treatment.count - 1.0])
     return Effect(estimate, math.sqrt(sum(variances)), df, control.count + treatment.count)
+
+
+def _variances(spreads: tuple[float, float], counts: tuple[int, int], borrowed_units: float) -> tuple[float, float]:
+    """Variances of the two means, the smaller variant's drawn towards the larger's.
+
+    With a skewed metric and a 90/10 split, the small variant that has not met a large value yet looks both low and
+    certain: type I under peeking is 0.23 at a nominal 0.05 from 30 units on. Counting the larger variant's variance as
+    borrowed_units * (imbalance of the counts) units of the smaller's keeps it below 0.035, costs nothing at even splits
+    and vanishes as units come in. tests/calibration/test_calibration_sequences.py.
+    """
+    first, second = counts
+    to_first = borrowed_units * max(0, second - first) / (first + second)
+    to_second = borrowed_units * max(0, first - second) / (first + second)
+    return (
+        (first * spreads[0] + to_first * spreads[1]) / (first + to_first) / first,
+        (second * spreads[1] + to_second * spreads[0]) / (second + to_second) / second,
+    )
 
 
 def _combined_df(variances: Sequence[float], dfs: Sequence[float | None]) -> float | None:

@@ -7,6 +7,7 @@ import math
 from scipy import special
 
 from fairtrial.stats.result import (
+    LEAST_P_VALUE,
     MIN_COUNT_ONE_LOOK,
     Effect,
     Interval,
@@ -23,7 +24,7 @@ def confidence_interval(effect: Effect, *, alpha: float) -> Interval | NotEnough
     if refusal := too_few_events(effect, MIN_COUNT_ONE_LOOK):
         return refusal
     half = critical_value(alpha / 2.0, effect.df) * effect.std_error
-    p_value = 2.0 * upper_tail(abs(effect.z), effect.df)
+    p_value = max(LEAST_P_VALUE, 2.0 * upper_tail(abs(effect.z), effect.df))
     kind = IntervalKind.CONFIDENCE_INTERVAL
     return Interval(effect.estimate, effect.estimate - half, effect.estimate + half, 1.0 - alpha, kind, p_value)
 

@@ -12,7 +12,16 @@ from typing import Final
 
 from fairtrial.model.view import IntervalKind
 
-__all__ = ["MIN_COUNT_ANY_LOOK", "MIN_COUNT_ONE_LOOK", "Effect", "Interval", "IntervalKind", "NotEnoughData"]
+__all__ = [
+    "LEAST_P_VALUE",
+    "MIN_COUNT_ANY_LOOK",
+    "MIN_COUNT_ONE_LOOK",
+    "Effect",
+    "Interval",
+    "IntervalKind",
+    "NotEnoughData",
+    "p_value_of_log_e",
+]
 
 MIN_COUNT_ONE_LOOK: Final = 5.0
 """Smallest expected count (see `Effect.smallest_count`) for an interval that is looked at once: Cochran's rule."""
@@ -20,6 +29,10 @@ MIN_COUNT_ONE_LOOK: Final = 5.0
 MIN_COUNT_ANY_LOOK: Final = 10.0
 """The same where looking is free. 10 in the smaller arm is 20 events in all at an even split; below that, sequences
 miss too often: tests/calibration/test_calibration_sequences.py."""
+
+
+LEAST_P_VALUE: Final = 1e-300
+"""Smallest p-value ever reported: beyond it float64 would say 0, which nobody should multiply or take the log of."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,6 +91,11 @@ def check_alpha(alpha: float) -> None:
     """Raise ValueError unless alpha is in (0, 1)."""
     if not 0.0 < alpha < 1.0:
         raise ValueError(f"alpha is {alpha}; must lie between 0 and 1")
+
+
+def p_value_of_log_e(log_e: float) -> float:
+    """The p-value min(1, 1/e) of an e-value given by its natural log, in [LEAST_P_VALUE, 1]."""
+    return max(LEAST_P_VALUE, math.exp(-max(log_e, 0.0)))
 
 
 def too_few_events(effect: Effect, minimum: float) -> NotEnoughData | None:

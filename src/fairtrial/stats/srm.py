@@ -17,6 +17,7 @@ import numpy as np
 from scipy import special
 
 from fairtrial.stats.moments import FloatArray
+from fairtrial.stats.result import p_value_of_log_e
 
 CONCENTRATIONS: Final = (10.0, 1_000.0, 100_000.0)
 """Prior weights around the split, in units: gross mismatches show after dozens of units, 1 % ones after 100,000. The
@@ -60,9 +61,7 @@ def srm_test(epochs: Sequence[EpochCounts]) -> SrmResult:
     logs = [sum(_log_bayes_factor(epoch, weight) for epoch in filled) for weight in CONCENTRATIONS]
     log_e_value = float(special.logsumexp(logs)) - math.log(len(CONCENTRATIONS))
     units = sum(sum(epoch.counts) for epoch in filled)
-    return SrmResult(
-        units, log_e_value, min(1.0, math.exp(-max(log_e_value, 0.0))), _chi2_p_value(filled), _deviation(filled)
-    )
+    return SrmResult(units, log_e_value, p_value_of_log_e(log_e_value), _chi2_p_value(filled), _deviation(filled))
 
 
 def _log_bayes_factor(epoch: EpochCounts, concentration: float) -> float:
