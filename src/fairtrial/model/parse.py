@@ -63,7 +63,7 @@ def _build_file(fields: Fields) -> ExperimentFile:
         fields.warn(EXPERIMENTS, "the file has no experiments", "add one under `experiments`")
     experiments = _settled(drafts, holdouts)
     _check_salts(drafts)
-    _check_shared_endpoints(drafts, experiments)
+    _check_shared_endpoints(drafts)
     endpoints = fields.get(ENDPOINTS, {})
     _check_matches(fields, {name: endpoint.match for name, endpoint in endpoints.items()})
     return ExperimentFile(
@@ -190,10 +190,11 @@ def _check_salts(drafts: list[Draft]) -> None:
             second.place.warn(second.salt_mark, message, "give each its own, unless that is meant")
 
 
-def _check_shared_endpoints(drafts: list[Draft], experiments: list[Experiment]) -> None:
+def _check_shared_endpoints(drafts: list[Draft]) -> None:
     """The first experiment in file order that enrols a unit serves it; the next one then sees a biased rest."""
-    for (_, one), (second, two) in itertools.combinations(zip(drafts, experiments, strict=True), 2):
-        shares_layer = one.layer is not None and two.layer is not None and one.layer.name == two.layer.name
+    for first, second in _pairs(drafts):
+        one, two = first.experiment, second.experiment
+        shares_layer = first.layer is not None and second.layer is not None and first.layer.name == second.layer.name
         if one.endpoint and one.endpoint == two.endpoint and not shares_layer:
             message = (
                 f"`{one.name}` and `{two.name}` both take units of endpoint `{two.endpoint}` and share no layer: "

@@ -71,7 +71,7 @@ def read_yaml(text: str, report: Report) -> Node | None:
             _mark_at(text, where), "", "a character that YAML does not allow", "remove it, or write it as an escape"
         )
         return None
-    return builder.root
+    return builder.root or Scalar(Mark(), None, "")
 
 
 class _Builder:
