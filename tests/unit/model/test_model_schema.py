@@ -63,9 +63,9 @@ def _combined(value: JsonValue, schema: JsonObject, root: JsonObject, path: str)
         definitions = root["$defs"]
         assert isinstance(definitions, dict)
         yield from mistakes(value, definitions[str(schema["$ref"]).removeprefix("#/$defs/")], root, path)
-    options = schema.get("anyOf", [{}])
+    options = schema.get("anyOf", [])
     assert isinstance(options, list)
-    if all(any(mistakes(value, option, root, path)) for option in options):
+    if options and all(any(mistakes(value, option, root, path)) for option in options):
         yield f"{path}: {value!r} is none of the alternatives"
     if schema.get("not") == {"type": "null"} and value is None:
         yield f"{path}: null is forbidden"
