@@ -8,25 +8,26 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
-from typing import Final, NamedTuple
+from typing import Final
 
 from fairtrial.wire.errors import WireError
 from fairtrial.wire.grammar import NEVER_NAMED_AWAY, SPACES, TOKEN, VALUE, is_token, list_elements
 
-_STRICT: Final = re.compile(b"(" + TOKEN + b"++):" + SPACES + b"(" + VALUE + b")\r\n").match
+_STRICT: Final = b"((" + TOKEN + b"++):" + SPACES + b"(" + VALUE + b")\r\n)"
 # RFC 9112, 5.1: in a response a proxy takes white space before the colon away.
-_SPACED: Final = re.compile(b"(" + TOKEN + b"++)" + SPACES + b":" + SPACES + b"(" + VALUE + b")\r\n").match
+_SPACED: Final = b"((" + TOKEN + b"++)" + SPACES + b":" + SPACES + b"(" + VALUE + b")\r\n)"
+_STRICT_RUN: Final = re.compile(b"(?:" + _STRICT + b")*+").match
+_SPACED_RUN: Final = re.compile(b"(?:" + _SPACED + b")*+").match
+_STRICT_LINES: Final = re.compile(_STRICT).findall
+_SPACED_LINES: Final = re.compile(_SPACED).findall
 _STRICT_START: Final = re.compile(b"(?:\r|" + TOKEN + b"++(?::" + VALUE + b"\r?)?)").fullmatch
 _SPACED_START: Final = re.compile(b"(?:\r|" + TOKEN + b"++(?:" + SPACES + b"(?::" + VALUE + b"\r?)?)?)").fullmatch
 _NAME: Final = re.compile(TOKEN + b"++").match
 
 
-class FieldLine(NamedTuple):
-    """name: lower case. value: without white space around it. line: as it is forwarded, with its CRLF."""
-
-    name: bytes
-    value: bytes
-    line: bytes
+# Name in lower case, value without white space around it, line as it is forwarded, with its CRLF. A plain tuple: a
+# named one costs 0.3 us a line.
+FieldLine = tuple[bytes, bytes, bytes]
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,18 +45,16 @@ def read_fields(data: bytes, start: int, rules: FieldRules) -> tuple[list[FieldL
 
     Raises WireError at the first byte that no continuation could make right.
     """
-    match_line = _SPACED if rules.allows_space else _STRICT
-    lines: list[FieldLine] = []
-    position = start
-    while (match := match_line(data, position)) is not None:
-        if len(lines) == rules.max_fields:
-            raise _too_many(rules)
-        name, value = match.groups()
-        line = match.group()
-        if line[len(name)] != 0x3A:
-            line = b"%b: %b\r\n" % (name, value)
-        lines.append(FieldLine(name.lower(), value.rstrip(b" \t"), line))
-        position = match.end()
+    run = (_SPACED_RUN if rules.allows_space else _STRICT_RUN)(data, start)
+    assert run is not None, "it matches nothing too"
+    position = run.end()
+    found = (_SPACED_LINES if rules.allows_space else _STRICT_LINES)(data, start, position)
+    if len(found) > rules.max_fields:
+        raise _too_many(rules)
+    lines = [
+        (name.lower(), value.rstrip(b" \t"), line if line[len(name)] == 0x3A else b"%b: %b\r\n" % (name, value))
+        for line, name, value in found
+    ]
     if data.startswith(b"\r\n", position):
         return lines, position + 2
     if position == len(data):
@@ -97,7 +96,10 @@ class FieldTable:
         self._status = status
         self._values: dict[bytes, list[bytes]] = {}
         for name, value, _ in lines:
-            self._values.setdefault(name, []).append(value)
+            if name in self._values:
+                self._values[name].append(value)
+            else:
+                self._values[name] = [value]
 
     def all(self, name: bytes) -> list[bytes]:
         """Every value of the field, in order."""
@@ -118,6 +120,8 @@ class FieldTable:
 
     def connection_options(self) -> set[bytes]:
         """What Connection holds. Raises WireError where one is not a token (RFC 9110, 7.6.1)."""
+        if b"connection" not in self._values:
+            return set()
         options = set(self.elements(b"connection"))
         if not all(map(is_token, options)):
             raise WireError(self._status, "connection holds something that is not a token")

@@ -333,8 +333,8 @@ def _check_max_forwards(table: FieldTable, line: _RequestLine) -> None:
         raise WireError(501, "max-forwards is 0 and this router has no options of its own")
     number = b"%d" % (int(value.lstrip(b"0")[:9]) - 1)
     table.lines[:] = [
-        each._replace(line=b"Max-Forwards: %b\r\n" % number) if each.name == b"max-forwards" else each
-        for each in table.lines
+        (name, number, b"Max-Forwards: %b\r\n" % number) if name == b"max-forwards" else (name, value, line)
+        for name, value, line in table.lines
     ]
 
 
