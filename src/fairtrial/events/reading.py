@@ -18,6 +18,7 @@ from typing import BinaryIO
 from fairtrial.events.frames import (
     FRAME_HEAD,
     FRAME_HEAD_BYTES,
+    HEADER,
     HEADER_BYTES,
     MAX_PAYLOAD_BYTES,
     SEAL,
@@ -61,12 +62,22 @@ def list_segments(directory: Path) -> list[int]:
     return numbers
 
 
+def segment_created_at(path: Path) -> int:
+    """When a segment was begun (microseconds since 1970), from its header: two logs never share it and a number."""
+    with path.open("rb") as file:
+        head = file.read(HEADER_BYTES)
+    check_header(head, seq=int(path.name.removesuffix(SUFFIX)), name=path.name)
+    created_at: int = HEADER.unpack_from(head)[3]
+    return created_at
+
+
 def scan_segment(
-    path: Path, *, seq: int, start: int = HEADER_BYTES, is_last: bool
+    path: Path, *, seq: int, start: int = HEADER_BYTES, is_last: bool, is_thorough: bool = True
 ) -> Generator[Frame, None, SegmentEnd]:
     """Yield the record frames of one segment from `start`; the generator's value says how the segment ends.
 
-    start: offset of a frame. is_last: nothing was written behind this segment, so its tail may be torn.
+    start: offset of a frame. is_last: nothing was written behind this segment, so its tail may be torn. is_thorough:
+    look through the whole tail for frames behind a hole of zeros; not needed to follow a log that is being written.
     Raises CorruptLogError naming the segment and the offset.
     """
     with path.open("rb", buffering=_READ_BUFFER_BYTES) as file:
@@ -76,6 +87,8 @@ def scan_segment(
         while True:
             kind, payload = _read_frame(file, seq, offset)
             if payload is None:
+                if is_last and not is_thorough and _is_blank(file, offset):
+                    return SegmentEnd(offset=offset, is_sealed=False)
                 return _end_of_segment(file, path, seq, offset, is_last=is_last)
             after = offset + FRAME_HEAD_BYTES + len(payload)
             if kind == FrameKind.SEAL:
@@ -96,6 +109,11 @@ def _read_frame(file: BinaryIO, seq: int, offset: int) -> tuple[int, bytes | Non
     if len(payload) < length or crc != frame_checksum(seq, offset, kind, payload):
         return 0, None
     return kind, payload
+
+
+def _is_blank(file: BinaryIO, offset: int) -> bool:
+    file.seek(offset)
+    return not file.read(FRAME_HEAD_BYTES).rstrip(b"\0")
 
 
 def _check_seal(payload: bytes, path: Path, offset: int) -> None:
@@ -142,4 +160,4 @@ def read_frames(directory: Path, start: Position = START) -> Iterator[Frame]:
         path = directory / segment_name(seq)
         offset = start.offset if seq == start.seq else HEADER_BYTES
         if offset <= path.stat().st_size - SEAL_BYTES:
-            yield from scan_segment(path, seq=seq, start=offset, is_last=seq == segments[-1])
+            yield from scan_segment(path, seq=seq, start=offset, is_last=seq == segments[-1], is_thorough=False)
