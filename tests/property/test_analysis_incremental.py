@@ -89,6 +89,7 @@ SCHEMAS = {
         ("request_id", "s"),
     ],
 }
+SCHEMAS["late"] = SCHEMAS["outcomes"]
 TYPES = {"s": pa.string(), "i": pa.int64(), "f": pa.float64()}
 
 
@@ -306,17 +307,32 @@ def test_any_order_and_any_batches_equal_full_and_naive_recompute(tmp_path: Path
             assert_close(found.cells[cell], comoments)
 
 
-def test_a_merged_away_file_forces_a_full_recompute(tmp_path: Path) -> None:
+def merged(log: Log, stream: str, rows: list[Row], originals: list[DataFile]) -> DataFile:
+    """One file in place of several, as the compactor's daily merge makes it."""
+    path = log.folder / f"{stream}-merged.parquet"
+    schema = pa.schema([(name, TYPES[kind]) for name, kind in SCHEMAS[stream]])
+    pq.write_table(pa.Table.from_pylist(rows, schema=schema), path)
+    times = [row["at"] for row in rows]
+    ids = [file.id for file in originals]
+    return DataFile(max(ids), str(path), "merged", len(rows), min(times), max(times), first_id=min(ids))
+
+
+@pytest.mark.parametrize("is_behind", [False, True])
+def test_merged_files_are_never_counted_twice(tmp_path: Path, *, is_behind: bool) -> None:
     events = made_up_events(random.Random(99))
     log = Log(tmp_path)
-    for stream, rows in events.items():
-        log.append(stream, rows)
     with AnalysisState(tmp_path / "state.duckdb") as state:
-        state.refresh(EXPERIMENT, log.listing())
-        before = moments_of(state, START + 9 * DAY)
-        merged = Log(tmp_path)
-        merged.files["outcomes"] = [replace(file, id=0, path="gone") for file in log.files["outcomes"]]
-        merged.append("outcomes", events["outcomes"])
-        listing = replace(log.listing(), outcomes=tuple(merged.files["outcomes"][len(log.files["outcomes"]) :]))
-        assert state.refresh(EXPERIMENT, listing).kind is RefreshKind.FULL
-        assert_same(before, moments_of(state, START + 9 * DAY))
+        for half in (0, 1):
+            for stream, rows in events.items():
+                log.append(stream, rows[half::2])
+            if half == 0 or not is_behind:
+                state.refresh(EXPERIMENT, log.listing())
+        one = merged(log, "outcomes", events["outcomes"], log.files["outcomes"])
+        log.files["outcomes"] = [one]
+        late = {"id": "late", "at": START + 4 * DAY, "name": "view", "value": 1.0, "unit": 3, "request_id": ""}
+        log.files["outcomes"].append(replace(merged(log, "late", [late], [one]), id=one.id + 1, first_id=0))
+        result = state.refresh(EXPERIMENT, log.listing())
+        assert result.kind is (RefreshKind.FULL if is_behind else RefreshKind.INCREMENTAL)
+        found = moments_of(state, START + 9 * DAY)
+        state.recompute(EXPERIMENT, log.listing())
+        assert_same(found, moments_of(state, START + 9 * DAY))

@@ -17,14 +17,11 @@ from typing import Final
 import duckdb
 
 from fairtrial.analysis import sql
-from fairtrial.analysis.files import DataFile, FilesByStream, SeenIds, Span, within
+from fairtrial.analysis.files import Cursor, DataFile, FilesByStream, Span, within
 from fairtrial.analysis.rules import FOREVER, NEVER, MeasurePlan, Rule, Stream
 
 ID_SLACK_US: Final = 600_000_000
 """A request's id is made at its `at`, on the same clock; ten minutes forgive a clock that was set in between."""
-
-
-EVER: Final = Span()
 
 
 class RefreshKind(StrEnum):
@@ -46,25 +43,6 @@ class RefreshResult:
 
 
 @dataclass(frozen=True, slots=True)
-class _Named:
-    """When the requests that some outcomes name can have been, and how many such outcomes there are."""
-
-    rows: int = 0
-    span: Span = EVER
-
-    def may_name(self, span: Span) -> bool:
-        """True where an outcome may name a request made within `span`."""
-        if self.rows == 0:
-            return False
-        start = -FOREVER if self.span.start is None else self.span.start - ID_SLACK_US
-        end = FOREVER if self.span.end is None else self.span.end + ID_SLACK_US
-        return span.overlaps(start, end)
-
-
-NOBODY: Final = _Named()
-
-
-@dataclass(frozen=True, slots=True)
 class _Dirty:
     """Units to compute afresh; `span` of the first exposures of those that are analysed."""
 
@@ -73,24 +51,21 @@ class _Dirty:
     span: Span | None
 
 
-def read_seen(con: duckdb.DuckDBPyConnection) -> SeenIds:
-    """The files that the current schema's rows already count."""
-    ids: dict[str, set[int]] = {"requests": set(), "exposures": set(), "outcomes": set()}
-    for stream, file_id in con.execute("SELECT stream, id FROM seen").fetchall():
-        ids[stream].add(file_id)
-    return SeenIds(frozenset(ids["requests"]), frozenset(ids["exposures"]), frozenset(ids["outcomes"]))
+def read_cursor(con: duckdb.DuckDBPyConnection) -> Cursor:
+    """How far the current schema's rows have counted."""
+    row = con.execute("SELECT requests, exposures, outcomes FROM cursor").fetchone()
+    return Cursor() if row is None else Cursor(*row)
 
 
 def refresh_units(con: duckdb.DuckDBPyConnection, plan: MeasurePlan, files: FilesByStream) -> RefreshResult:
     """Count the files not counted before. Runs inside the caller's transaction, in the experiment's schema."""
-    seen = read_seen(con)
-    new = files.without(seen)
+    cursor = read_cursor(con)
+    new = files.after(cursor)
     if new.is_empty():
         return RefreshResult(RefreshKind.UNCHANGED)
-    job = _Job(con, plan, files, seen, new)
-    dirty = job.run()
+    dirty = _Job(con, plan, files, cursor).run()
     return RefreshResult(
-        RefreshKind.INCREMENTAL if seen != SeenIds() else RefreshKind.FULL,
+        RefreshKind.FULL if cursor == Cursor() else RefreshKind.INCREMENTAL,
         files=len(new.requests) + len(new.exposures) + len(new.outcomes),
         new_units=dirty.new_units,
         recomputed_units=dirty.units - dirty.new_units,
@@ -100,22 +75,16 @@ def refresh_units(con: duckdb.DuckDBPyConnection, plan: MeasurePlan, files: File
 class _Job:
     """One refresh. Each method is one step; the SQL of every step is in `sql.py`."""
 
-    def __init__(
-        self,
-        con: duckdb.DuckDBPyConnection,
-        plan: MeasurePlan,
-        files: FilesByStream,
-        seen: SeenIds,
-        new: FilesByStream,
-    ) -> None:
+    def __init__(self, con: duckdb.DuckDBPyConnection, plan: MeasurePlan, files: FilesByStream, cursor: Cursor) -> None:
         self.con = con
         self.plan = plan
         self.files = files
-        self.new = new
-        self.is_full = seen == SeenIds()
+        self.cursor = cursor
+        self.new = files.after(cursor)
+        self.is_full = cursor == Cursor()
         self.outcome_rules = plan.rules(Stream.OUTCOMES)
         self.request_rules = plan.rules(Stream.REQUESTS)
-        self.named = self._read_named()
+        self.named: list[tuple[int, Span]] = []
 
     def run(self) -> _Dirty:
         self._load_plan()
@@ -161,28 +130,26 @@ class _Job:
             sql.VIEW.substitute(view=view, columns=sql.COLUMNS[stream], files=listed, filter=condition),
         )
 
-    def _read_named(self) -> dict[int, _Named]:
-        rows = self.con.execute("SELECT id, by_request, from_us, to_us FROM seen WHERE by_request > 0").fetchall()
-        return {file_id: _Named(count, Span(start, end)) for file_id, count, start, end in rows}
-
     def _note_new_files(self) -> None:
-        named = {
-            path: _Named(rows, _id_span(rows, readable, low, high))
-            for path, rows, readable, low, high in self._count_request_outcomes()
-        }
-        rows: list[tuple[str, int, int, int | None, int | None]] = []
-        rows += [("requests", file.id, 0, None, None) for file in self.new.requests]
-        rows += [("exposures", file.id, 0, None, None) for file in self.new.exposures]
-        for file in self.new.outcomes:
-            facts = named.get(file.path, NOBODY)
-            self.named[file.id] = facts
-            rows.append(("outcomes", file.id, facts.rows, facts.span.start, facts.span.end))
-        self.con.executemany("INSERT INTO seen VALUES (?, ?, ?, ?, ?)", rows)
+        """Move the cursor, and note which files of outcomes name requests, made when."""
+        self.con.execute("DELETE FROM cursor")
+        newest = self.new.newest(self.cursor)
+        self.con.execute("INSERT INTO cursor VALUES (?, ?, ?)", [newest.requests, newest.exposures, newest.outcomes])
+        if self.new.outcomes and self.outcome_rules:
+            ids = {file.path: file.id for file in self.new.outcomes}
+            rows = [
+                (ids[path], *_id_span(count, readable, low, high))
+                for path, count, readable, low, high in self.con.execute(sql.COUNT_REQUEST_OUTCOMES).fetchall()
+            ]
+            if rows:
+                self.con.executemany("INSERT INTO named VALUES (?, ?, ?)", rows)
+        found = self.con.execute("SELECT id, from_us, to_us FROM named").fetchall()
+        self.named = [(file_id, Span(start, end)) for file_id, start, end in found]
 
-    def _count_request_outcomes(self) -> list[tuple[str, int, int, int | None, int | None]]:
-        if not self.new.outcomes or not self.outcome_rules:
-            return []
-        return self.con.execute(sql.COUNT_REQUEST_OUTCOMES).fetchall()
+    def _names_any_of(self, file: DataFile, requests: Iterable[Span]) -> bool:
+        """True where an outcome of `file` may name a request made in one of these spans."""
+        own = [span for file_id, span in self.named if file.lowest_id <= file_id <= file.id]
+        return any(_may_meet(named, made) for made in requests for named in own)
 
     def _count_dirty(self) -> _Dirty:
         found = self.con.execute(sql.COUNT_DIRTY).fetchone()
@@ -202,14 +169,14 @@ class _Job:
 
     def _resolve_for_clean_units(self) -> None:
         """Outcomes and requests arrive in any order: new outcomes of any request, any outcomes of new requests."""
-        new_ids = {file.id for file in self.new.outcomes}
-        named = [facts for file_id, facts in self.named.items() if file_id in new_ids and facts.rows]
-        lookup = [file for file in self.files.requests if any(n.may_name(_span_of(file)) for n in named)]
+        lookup = [
+            file
+            for file in self.files.requests
+            if any(self._names_any_of(outcomes, [_span_of(file)]) for outcomes in self.new.outcomes)
+        ]
         made = [_span_of(file) for file in self.new.requests]
         earlier = [
-            file
-            for file in self.files.outcomes
-            if file.id not in new_ids and any(self._named_by(file).may_name(span) for span in made)
+            file for file in self.files.outcomes if file.id <= self.cursor.outcomes and self._names_any_of(file, made)
         ]
         if not lookup and not earlier:
             self.con.execute(sql.RESOLVE_NOTHING)
@@ -227,16 +194,13 @@ class _Job:
         reach = Span(start + min((s for s, _ in spans), default=0), end + max((e for _, e in spans), default=0))
         self._view("window_outcomes", "outcomes", within(self.files.outcomes, reach))
         self._view("window_requests", "requests", within(self.files.requests, Span(start)))
-        named = [file for file in self.files.outcomes if self._named_by(file).may_name(Span(start))]
+        named = [file for file in self.files.outcomes if self._names_any_of(file, [Span(start)])]
         self._view("request_outcomes", "outcomes", named)
         self.con.execute(sql.RESOLVE_DIRTY if named else sql.RESOLVE_NOTHING)
         events = self._events("window")
         if events:
             self.con.execute("INSERT INTO unit_metric " + self._unit_rows(events))
             self._keep_values(events)
-
-    def _named_by(self, file: DataFile) -> _Named:
-        return self.named.get(file.id, NOBODY)
 
     def _events(self, prefix: str) -> str:
         """SQL of the events that feed any rule; empty where nothing can."""
@@ -276,11 +240,18 @@ def _path(rule: Rule) -> str:
     return "" if rule.value in {"", "value"} else '$."' + rule.value.replace('"', "") + '"'
 
 
-def _id_span(rows: int, readable: int, low_ms: int | None, high_ms: int | None) -> Span:
+def _id_span(rows: int, readable: int, low_ms: int | None, high_ms: int | None) -> tuple[int | None, int | None]:
     """When the requests named by these outcomes were made; open where an id does not say."""
     if readable < rows or low_ms is None or high_ms is None:
-        return EVER
-    return Span(low_ms * 1000, high_ms * 1000 + 999)
+        return None, None
+    return low_ms * 1000 - ID_SLACK_US, high_ms * 1000 + ID_SLACK_US
+
+
+def _may_meet(named: Span, made: Span) -> bool:
+    return named.overlaps(
+        -FOREVER if made.start is None else made.start,
+        FOREVER if made.end is None else made.end,
+    )
 
 
 def _span_of(file: DataFile) -> Span:

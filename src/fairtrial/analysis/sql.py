@@ -5,7 +5,8 @@ Names that `refresh.py` provides before a statement runs:
   recompute), `lookup_requests` (that can hold requests named by new outcomes), `earlier_outcomes` (counted before, with
   outcomes that can name new requests), `request_outcomes` (any files with outcomes that name requests);
 - temporary tables `arm(name, code)` and `rule(...)`, the metrics as rows of constants (`rules.py`);
-- tables of one experiment, found through the schema search path: `exp_units`, `unit_metric`, `unit_value`, `traffic`.
+- tables of one experiment, found through the schema search path: `exp_units`, `unit_metric`, `unit_value`, `traffic`,
+  `cursor` (files counted) and `named` (files of outcomes that name requests, and when those can have been made).
 
 `cell` is epoch * number of arms + arm: the stratum a unit belongs to. `age` is event time minus first exposure.
 "at" and "values" are quoted everywhere: they are reserved words.
@@ -23,6 +24,7 @@ CREATE TABLE IF NOT EXISTS main.look (
   experiment VARCHAR, plan VARCHAR, metric VARCHAR, fraction DOUBLE, "at" BIGINT
 );
 CREATE TABLE IF NOT EXISTS main.horizon (experiment VARCHAR, plan VARCHAR, planned_units BIGINT);
+CREATE TABLE IF NOT EXISTS main.settled (experiment VARCHAR, plan VARCHAR, verdict VARCHAR);
 """
 
 CREATE_TABLES: Final = """
@@ -32,7 +34,8 @@ CREATE TABLE unit_value (unit BIGINT, metric UTINYINT, t0 BIGINT, cell INTEGER, 
 CREATE TABLE traffic (
   epoch INTEGER, arm TINYINT, exposures BIGINT, requests BIGINT, errors BIGINT, fallbacks BIGINT
 );
-CREATE TABLE seen (stream VARCHAR, id BIGINT, by_request BIGINT, from_us BIGINT, to_us BIGINT);
+CREATE TABLE cursor (requests BIGINT, exposures BIGINT, outcomes BIGINT);
+CREATE TABLE named (id BIGINT, from_us BIGINT, to_us BIGINT);
 """
 
 CREATE_PLAN: Final = """

@@ -1,8 +1,8 @@
 """The analysis state: a DuckDB file that remembers one row per unit and metric, so a refresh reads new files only.
 
 The file is a cache. It is thrown away and rebuilt from the Parquet files where it will not open, where it was written
-by another version, where an experiment's metrics changed, or where a counted file has gone (merged or erased). Only the
-looks already taken are worth keeping; they survive everything but the loss of the file itself.
+by another version, where an experiment's metrics changed, or where files were merged before all were counted. Only the
+looks already taken are worth keeping: a new version of the metrics or a recompute leaves them alone.
 
 DuckDB lets one process open a file, so one process owns the state. Its connection serves one thread at a time.
 """
@@ -20,7 +20,7 @@ import duckdb
 
 from fairtrial.analysis import sql
 from fairtrial.analysis.files import FilesByStream
-from fairtrial.analysis.refresh import RefreshKind, RefreshResult, read_seen, refresh_units
+from fairtrial.analysis.refresh import RefreshKind, RefreshResult, read_cursor, refresh_units
 from fairtrial.analysis.rules import MeasurePlan, plan_measures
 from fairtrial.model.errors import FairtrialError
 from fairtrial.model.experiment import Experiment
@@ -68,14 +68,14 @@ class AnalysisState:
         """Bring one experiment's unit rows up to `files`, all files of one manifest read.
 
         All or nothing: rows and the list of counted files change in one transaction. Falls back to a full recompute
-        where the metrics changed or counted files have gone.
+        where the metrics changed, or files were merged before all of them were counted.
         """
         plan = plan_measures(experiment)
         if self._schema_of(plan) is None:
             return self.recompute(experiment, files)
         with self.transaction(plan):
-            is_current = files.holds(read_seen(self.con))
-            result = refresh_units(self.con, plan, files) if is_current else None
+            is_behind = files.straddles(read_cursor(self.con))
+            result = None if is_behind else refresh_units(self.con, plan, files)
         return self.recompute(experiment, files) if result is None else result
 
     def recompute(self, experiment: Experiment, files: FilesByStream) -> RefreshResult:
@@ -118,16 +118,14 @@ class AnalysisState:
             return self._attached()
 
     def _attached(self) -> duckdb.DuckDBPyConnection:
-        """Open the file under a fixed name, whatever it is called; a file of another version is emptied first."""
+        """Open the file; where another version wrote it, keep its looks and forget its unit rows."""
         con = self._connected()
-        version = con.execute("SELECT version FROM main.about").fetchall()
-        if version == [(STATE_VERSION,)]:
-            return con
-        if version:
-            con.close()
-            self._delete()
-            con = self._connected()
-        con.execute("INSERT INTO main.about VALUES (?)", [STATE_VERSION])
+        if con.execute("SELECT version FROM main.about").fetchall() != [(STATE_VERSION,)]:
+            for (schema,) in con.execute("SELECT schema_name FROM main.experiment").fetchall():
+                con.execute(f"DROP SCHEMA IF EXISTS {schema} CASCADE")
+            con.execute("DELETE FROM main.experiment")
+            con.execute("DELETE FROM main.about")
+            con.execute("INSERT INTO main.about VALUES (?)", [STATE_VERSION])
         return con
 
     def _connected(self) -> duckdb.DuckDBPyConnection:
