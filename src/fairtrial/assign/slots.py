@@ -17,7 +17,9 @@ def compile_slot(unit: SlotUnit) -> SlotOf:
     The unit is the slot's number since 1970-01-01T00:00:00Z, then `|` and the percent-encoded value of each attribute:
     `978307|eu-west`. Slots of a day begin at midnight UTC.
     """
-    length_us = Fraction(unit.slot_s) * 1_000_000
+    # As the decimal that was written: 0.1 s is 100,000 us, not a little more.
+    length_us = Fraction(repr(unit.slot_s)) * 1_000_000
+    numerator, denominator = length_us.as_integer_ratio()
     names = unit.by
 
     def slot_of(at: int, attributes: Mapping[str, str | None]) -> str | None:
@@ -25,6 +27,6 @@ def compile_slot(unit: SlotUnit) -> SlotOf:
         if any(value is None for value in values):
             return None
         encoded = (quote(value, safe="", errors="surrogatepass") for value in values if value is not None)
-        return "|".join([str(at // length_us), *encoded])
+        return "|".join([str(at * denominator // numerator), *encoded])
 
     return slot_of
