@@ -13,7 +13,8 @@ from pathlib import Path
 
 import structlog
 
-from fairtrial.controller.statedir import write_atomically
+from fairtrial.controller.history import extend_history
+from fairtrial.controller.statedir import StateDir, write_atomically
 from fairtrial.model.allocation import Allocation, Snapshot
 from fairtrial.model.errors import FairtrialError
 from fairtrial.model.experiment import ExperimentFile
@@ -52,12 +53,13 @@ def read_snapshot(path: Path) -> Snapshot | None:
         return None
 
 
-def publish(file: ExperimentFile, path: Path, *, at: int) -> tuple[Snapshot, bool]:
-    """Write the snapshot for `file` to `path` unless it is already there. Returns it, and whether it is new."""
-    before = read_snapshot(path)
+def publish(file: ExperimentFile, state: StateDir, *, at: int) -> tuple[Snapshot, bool]:
+    """Write the snapshot for `file` unless it is already there. Returns it, and whether it is new."""
+    before = read_snapshot(state.snapshot)
     allocations = next_allocations(file, before.allocations if before else {}, started_at=at)
     snapshot = make_snapshot(file, allocations, version=before.version + 1 if before else 1)
     if before is not None and before.digest == snapshot.digest:
         return before, False
-    write_atomically(path, encode_snapshot(snapshot))
+    extend_history(state.epochs, snapshot.allocations)
+    write_atomically(state.snapshot, encode_snapshot(snapshot))
     return snapshot, True

@@ -42,6 +42,11 @@ class StateDir:
         return self.root / "snapshot.json"
 
     @property
+    def epochs(self) -> Path:
+        """Every epoch of every experiment so far."""
+        return self.root / "epochs.json"
+
+    @property
     def database(self) -> Path:
         """The analysis engine's disposable cache."""
         return self.root / "state.duckdb"

@@ -46,17 +46,28 @@ class WorkerPool:
         return sum(worker.restarts for worker in self._workers)
 
     @property
+    def wanted(self) -> int:
+        """How many workers there should be."""
+        return len(self._workers)
+
+    @property
     def alive(self) -> int:
         """Workers whose process runs now."""
         return sum(1 for w in self._workers if w.process is not None and w.process.returncode is None)
 
     async def start(self) -> None:
-        """Start every worker; returns once each accepts connections."""
+        """Start every worker; returns once each accepts connections. Raises RuntimeError where one cannot start."""
         self._tasks = [asyncio.create_task(self._keep_alive(worker)) for worker in self._workers]
-        waits = [asyncio.create_task(worker.ready.wait()) for worker in self._workers]
-        done, _ = await asyncio.wait([*self._tasks, asyncio.gather(*waits)], return_when=asyncio.FIRST_COMPLETED)
-        for task in done:
-            task.result()
+        for worker, task in zip(self._workers, self._tasks, strict=True):
+            ready = asyncio.create_task(worker.ready.wait())
+            await asyncio.wait([ready, task], return_when=asyncio.FIRST_COMPLETED)
+            if task.done():
+                ready.cancel()
+                task.result()
+
+    async def watch(self) -> None:
+        """Runs until cancelled; raises where a worker cannot be kept alive."""
+        await asyncio.gather(*(asyncio.shield(task) for task in self._tasks))
 
     async def _keep_alive(self, worker: _Worker) -> None:
         pause_s = FIRST_PAUSE_S
@@ -106,10 +117,15 @@ class WorkerPool:
         """Drain: workers finish what they have; whoever is not done after `timeout_s` is cut off."""
         self._is_stopping = True
         self._signal(signal.SIGTERM)
-        _, pending = await asyncio.wait(self._tasks, timeout=timeout_s) if self._tasks else (set(), set())
+        running = [task for task in self._tasks if not task.done()]
+        pending = (await asyncio.wait(running, timeout=timeout_s))[1] if running else set()
         if pending:
             log.warning("router_drain_timeout", workers=len(pending), timeout_s=timeout_s)
             self._signal(signal.SIGKILL)
             await asyncio.wait(pending, timeout=5)
         os.close(self._write_end)
         os.close(self._read_end)
+
+    def hurry(self) -> None:
+        """Do not wait for requests under way: a worker's second SIGTERM means now."""
+        self._signal(signal.SIGTERM)
