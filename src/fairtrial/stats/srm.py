@@ -59,17 +59,18 @@ def srm_test(epochs: Sequence[EpochCounts]) -> SrmResult:
     """Evidence, over all epochs so far, that units do not arrive as split. No units: p = 1, which is what is known."""
     filled = [epoch for epoch in epochs if sum(epoch.counts)]
     logs = [sum(_log_bayes_factor(epoch, weight) for epoch in filled) for weight in CONCENTRATIONS]
-    log_e_value = float(special.logsumexp(logs)) - math.log(len(CONCENTRATIONS))
+    most = max(logs)
+    log_e_value = most + math.log(sum(math.exp(log - most) for log in logs) / len(logs))
     units = sum(sum(epoch.counts) for epoch in filled)
     return SrmResult(units, log_e_value, p_value_of_log_e(log_e_value), _chi2_p_value(filled), _deviation(filled))
 
 
 def _log_bayes_factor(epoch: EpochCounts, concentration: float) -> float:
-    counts, shares = np.asarray(epoch.counts, dtype=np.float64), np.asarray(epoch.shares)
-    prior = concentration * shares
-    marginal = special.gammaln(prior + counts).sum() - special.gammaln(prior).sum()
-    marginal += special.gammaln(concentration) - special.gammaln(concentration + counts.sum())
-    return float(marginal - (counts * np.log(shares)).sum())
+    total = math.lgamma(concentration) - math.lgamma(concentration + sum(epoch.counts))
+    for count, share in zip(epoch.counts, epoch.shares, strict=True):
+        prior = concentration * share
+        total += math.lgamma(prior + count) - math.lgamma(prior) - count * math.log(share)
+    return total
 
 
 def _chi2_p_value(epochs: Sequence[EpochCounts]) -> float:
