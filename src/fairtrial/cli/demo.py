@@ -1,8 +1,8 @@
 """`fairtrial demo`: two real models compete for real, in about a minute.
 
 Trains a champion and a challenger on hand-written digits, serves both over HTTP, starts `fairtrial up` in front of
-them, drives users through the router, posts true labels late, and ends with the verdict table. Nothing here is simulated but
-the users' patience: the same processes, log and statistics as in production.
+them, drives users through the router, posts true labels late, and ends with the verdict table. Nothing here is
+simulated but the users' patience: the same processes, log and statistics as in production.
 """
 
 from __future__ import annotations
