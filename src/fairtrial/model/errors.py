@@ -31,8 +31,9 @@ class Problem:
 
     def __str__(self) -> str:
         where = f"{self.file}:{self.line}:{self.column}" if self.line else self.file
+        kind = "warning: " if self.is_warning else ""
         fix = f": {self.fix}" if self.fix else ""
-        return f"{where}: {self.path}: {self.message}{fix}"
+        return f"{where}: {self.path}: {kind}{self.message}{fix}"
 
 
 class ConfigError(FairtrialError):
