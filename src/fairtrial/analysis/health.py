@@ -20,12 +20,18 @@ MIN_REQUESTS: Final = 100
 """Fewest requests of a variant before its share of fallbacks says anything."""
 
 Splits = Mapping[int, Sequence[float]]
+UNKNOWN_SPLIT: Final = (
+    "no intended split was given, so units cannot be held against it: name one, like control=50,treatment=50"
+)
 
 
 def check_health(
-    experiment: Experiment, moments: ExperimentMoments, *, splits: Splits, planned_units: int | None
+    experiment: Experiment, moments: ExperimentMoments, *, splits: Splits | None, planned_units: int | None
 ) -> tuple[HealthCheck, ...]:
-    """All checks, problems first. splits: by epoch, the intended share of each arm; absent epochs have the file's."""
+    """All checks, problems first. splits: by epoch, the intended share of each arm; absent epochs have the file's.
+
+    None where nobody said how units were meant to be split.
+    """
     checks = [
         check_exposures(moments),
         check_srm(experiment, moments, splits),
@@ -46,8 +52,10 @@ def check_exposures(moments: ExperimentMoments) -> HealthCheck:
     return HealthCheck("exposures", CheckState.WAITING, message, {"units": 0})
 
 
-def check_srm(experiment: Experiment, moments: ExperimentMoments, splits: Splits) -> HealthCheck:
+def check_srm(experiment: Experiment, moments: ExperimentMoments, splits: Splits | None) -> HealthCheck:
     """Do units arrive in the proportions of the split? Valid at any look: `stats.srm`."""
+    if splits is None:
+        return HealthCheck("srm", CheckState.WAITING, UNKNOWN_SPLIT)
     arms = len(experiment.split)
     default = [share for _, share in experiment.split]
     epochs: dict[int, list[int]] = {}

@@ -51,6 +51,7 @@ class Circumstances:
     now: microseconds since 1970; units whose window ended by then count, so pass the instant *before* the newest files
     were compacted: later, outcomes that are still in the log would be taken for missing. allocations: every epoch so
     far, oldest first. log_positions: by log, how far the events go. extra_checks: health seen from elsewhere.
+    is_split_known: False where nobody said how units were meant to be split.
     """
 
     now: int
@@ -59,6 +60,7 @@ class Circumstances:
     status: str = "running"
     log_positions: Mapping[str, str] = field(default_factory=dict)
     extra_checks: tuple[HealthCheck, ...] = ()
+    is_split_known: bool = True
 
     @property
     def started_at(self) -> int | None:
@@ -101,9 +103,10 @@ def assemble(
     planned = plan.planned_units or memory.planned_units or derive_planned_units(experiment, moments)
     fractions = _fractions(moments, planned)
     progress = _progress(experiment, moments, circumstances, planned, fractions)
+    splits = _splits(experiment, circumstances) if circumstances.is_split_known else None
     evidence = Evidence(
         health=(
-            *check_health(experiment, moments, splits=_splits(experiment, circumstances), planned_units=planned),
+            *check_health(experiment, moments, splits=splits, planned_units=planned),
             *circumstances.extra_checks,
         ),
         primary=(),
