@@ -16,10 +16,10 @@ from fairtrial.model.document import to_document
 from fairtrial.model.errors import ConfigError, Problem
 from fairtrial.model.experiment import SCHEMA_VERSION, Experiment, ExperimentFile, Holdout, JsonValue, RouterOptions
 from fairtrial.model.kinds import Flag, MapOf, WholeNumber, name_kind
-from fairtrial.model.parse_common import PART_SHARE
 from fairtrial.model.parse_endpoints import ENDPOINT, MODEL, ROUTER
 from fairtrial.model.parse_experiment import EXPERIMENT, Draft
 from fairtrial.model.parse_layers import settle
+from fairtrial.model.parse_values import PART_SHARE
 from fairtrial.model.read_json import JsonSyntaxError, read_json
 from fairtrial.model.report import Place, Report
 from fairtrial.model.sections import Fields, Key, Section

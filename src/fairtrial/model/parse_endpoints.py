@@ -29,7 +29,7 @@ from fairtrial.model.kinds import (
     name_kind,
     report_not_text,
 )
-from fairtrial.model.parse_common import DURATION, FIELD, LONG_DURATION, SIZE, Headers
+from fairtrial.model.parse_values import DURATION, FIELD, LONG_DURATION, SIZE, Headers
 from fairtrial.model.quantities import show_duration
 from fairtrial.model.report import Place
 from fairtrial.model.sections import Fields, Key, Section

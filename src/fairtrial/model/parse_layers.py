@@ -11,7 +11,7 @@ from typing import Final
 
 from fairtrial.model.experiment import LayerSlice
 from fairtrial.model.kinds import NAME_PATTERN, JsonObject, Kind, name_kind
-from fairtrial.model.parse_common import SHARE
+from fairtrial.model.parse_values import SHARE
 from fairtrial.model.report import Place
 from fairtrial.model.sections import Fields, Key, Section
 from fairtrial.model.tree import MapNode, Mark, Node

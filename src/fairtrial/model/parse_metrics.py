@@ -20,7 +20,7 @@ from fairtrial.model.experiment import (
     Spending,
 )
 from fairtrial.model.kinds import Choice, Number, WholeNumber, name_kind
-from fairtrial.model.parse_common import (
+from fairtrial.model.parse_values import (
     DURATION,
     EFFECT,
     EVENT_NAME,
