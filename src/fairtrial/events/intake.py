@@ -73,9 +73,10 @@ class IntakeDecoder:
         """Decode a body of outcomes received at `now_us` (microseconds since 1970). Raises RequestError."""
         errors: list[ItemError] = []
         records: list[OutcomeRecord] = []
+        take, make = records.append, self._outcome
         for index, item in self._items(self._outcomes, body, content_type, errors):
             try:
-                records.append(self._outcome(item, index, now_us))
+                take(make(item, index, now_us))
             except ItemProblem as exc:
                 errors.append(ItemError(index, exc.field, exc.message))
         return self._batch(records, errors, [r.name for r in records])
@@ -101,8 +102,11 @@ class IntakeDecoder:
             return _one_by_one(shape, body, content_type, errors)
 
     def _batch(self, records: Sequence[msgspec.Struct], errors: list[ItemError], names: Sequence[str]) -> IntakeBatch:
-        errors.sort(key=lambda e: e.index)
-        return IntakeBatch(self._encoder.encode_lines(records), len(records), tuple(errors), Counter(names))
+        if errors:
+            errors.sort(key=lambda e: e.index)
+        # A Counter costs 1.5 us, which is felt where outcomes come one by one.
+        counts = {names[0]: 1} if len(names) == 1 else Counter(names)
+        return IntakeBatch(self._encoder.encode_lines(records), len(records), tuple(errors), counts)
 
     def _outcome(self, item: OutcomeItem, index: int, now_us: int) -> OutcomeRecord:
         """The record of one item. Raises ItemProblem. ASCII texts, the usual case, are checked without a call."""
