@@ -120,19 +120,20 @@ def _excess_harm(reading: GuardrailReading) -> Effect | NotEnoughData:
     is_upper = reading.better is Better.LOWER
     if isinstance(reading.effect, NotEnoughData):
         return reading.effect
+    effect = reading.effect.for_any_look
     if margin is None or not margin.is_relative:
         distance = margin.value if margin else 0.0
-        return _against(reading.effect, distance if is_upper else -distance, is_upper)
+        return _against(effect, distance if is_upper else -distance, is_upper)
     if isinstance(reading.control_level, NotEnoughData):
         return reading.control_level
     factor = margin.value if is_upper else -margin.value
     # Var(t - (1 + m) c) = Var(t - c) + ((1 + m)^2 - 1) Var(c), with the variants independent.
-    variance = reading.effect.std_error**2 + ((1.0 + factor) ** 2 - 1.0) * reading.control_level.std_error**2
+    variance = effect.std_error**2 + ((1.0 + factor) ** 2 - 1.0) * reading.control_level.std_error**2
     if variance <= 0.0:
         return NotEnoughData("the effect is known better than the level of control", "no_variation")
     contrast = replace(
-        reading.effect,
-        estimate=reading.effect.estimate - factor * reading.control_level.estimate,
+        effect,
+        estimate=effect.estimate - factor * reading.control_level.estimate,
         std_error=math.sqrt(variance),
     )
     return _against(contrast, 0.0, is_upper)

@@ -50,6 +50,7 @@ def confidence_sequence(
     total_units at which the interval is narrowest, >= 1; fix it before launch. Refuses before the minimum of events,
     degrees of freedom and units.
     """
+    effect = effect.for_any_look
     if refusal := _too_early(effect, total_units, alpha, tightest_at):
         return refusal
     info = total_units * mixture_precision(alpha, tightest_at)
@@ -73,6 +74,7 @@ def one_sided_bound(
     Arguments and refusals as `confidence_sequence`. A one-sided sequence at alpha is a little wider than one side of a
     two-sided one at 2 * alpha.
     """
+    effect = effect.for_any_look
     if refusal := _too_early(effect, total_units, alpha, tightest_at):
         return refusal
     info = total_units * mixture_precision(min(2.0 * alpha, 0.999), tightest_at)

@@ -3,12 +3,17 @@
 Every function takes control first and answers treatment minus control; swapping the two flips the sign and nothing
 else. The unit of the moments must be the unit of randomisation: that is what makes request-level means of a
 user-randomised trial honest (`ratio_effect` on per-user sums and counts).
+
+Where one variant is smaller, an effect carries a second standard error for methods that allow repeated looks
+(`Effect.for_any_look`): the small variant that has not met a large value yet looks both low and certain, and somebody
+who looks often stops just then.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Final
 
 from fairtrial.stats.moments import Comoments, Moments
@@ -22,12 +27,10 @@ MAX_LEFT_OUT: Final = 0.1
 
 
 BORROWED_UNITS: Final = 200.0
-"""Strength with which the smaller variant's variance is drawn towards the larger's, in units; see `_variances`."""
+"""Strength with which the smaller variant's variance is drawn towards the larger's where looks are repeated."""
 
 
-def proportion_effect(
-    control: Moments, treatment: Moments, *, borrowed_units: float = BORROWED_UNITS
-) -> Effect | NotEnoughData:
+def proportion_effect(control: Moments, treatment: Moments) -> Effect | NotEnoughData:
     """Difference of two proportions (points), from moments of 0/1 values.
 
     The standard error is Agresti & Caffo 2000 (one event and one non-event added to each variant), which is Wald's for
@@ -38,31 +41,27 @@ def proportion_effect(
     for moments in (control, treatment):
         if not 0.0 <= moments.mean <= 1.0:
             raise ValueError(f"proportion is {moments.mean}; values must be 0 or 1")
-    spreads = agresti_caffo_variance(control), agresti_caffo_variance(treatment)
     counts = control.count + 2, treatment.count + 2
-    variance = sum(_variances((spreads[0] * counts[0], spreads[1] * counts[1]), counts, borrowed_units))
+    spreads = agresti_caffo_variance(control) * counts[0], agresti_caffo_variance(treatment) * counts[1]
     pooled = (control + treatment).mean
     smallest = min(control.count, treatment.count) * min(pooled, 1.0 - pooled)
-    units = control.count + treatment.count
-    return Effect(treatment.mean - control.mean, math.sqrt(variance), None, units, smallest_count=smallest)
+
+    def with_borrowed(units: float) -> Effect:
+        variance = sum(_variances(spreads, counts, units))
+        total = control.count + treatment.count
+        return Effect(treatment.mean - control.mean, math.sqrt(variance), None, total, smallest_count=smallest)
+
+    return _with_watched(with_borrowed)
 
 
-def mean_effect(
-    control: Moments, treatment: Moments, *, borrowed_units: float = BORROWED_UNITS
-) -> Effect | NotEnoughData:
-    """Difference of two means with Welch's standard error and degrees of freedom (Welch 1947).
-
-    borrowed_units: 0 for Welch to the last digit, which is what one look needs; the default keeps error rates under
-    peeking with uneven splits, and is the same thing at even ones.
-    """
+def mean_effect(control: Moments, treatment: Moments) -> Effect | NotEnoughData:
+    """Difference of two means with Welch's standard error and degrees of freedom (Welch 1947)."""
     if refusal := _too_few_units(control, treatment, minimum=2):
         return refusal
-    return _welch(treatment.mean - control.mean, control, treatment, borrowed_units)
+    return _welch(treatment.mean - control.mean, control, treatment)
 
 
-def ratio_effect(
-    control: Comoments, treatment: Comoments, *, borrowed_units: float = BORROWED_UNITS
-) -> Effect | NotEnoughData:
+def ratio_effect(control: Comoments, treatment: Comoments) -> Effect | NotEnoughData:
     """Difference of two ratios sum(y) / sum(x), by the delta method over units.
 
     y: numerator, x: denominator of each randomised unit (clicks and views of a user, summed latency and requests).
@@ -75,7 +74,7 @@ def ratio_effect(
         return before
     if isinstance(after, NotEnoughData):
         return after
-    return _welch(after.mean - before.mean, before, after, borrowed_units)
+    return _welch(after.mean - before.mean, before, after)
 
 
 def ratio_level(variant: Comoments) -> Moments | NotEnoughData:
@@ -86,9 +85,7 @@ def ratio_level(variant: Comoments) -> Moments | NotEnoughData:
     return Moments(variant.count, ratio, variant.residual(ratio).sum_sq_dev / variant.mean_x**2)
 
 
-def covariate_adjusted_effect(
-    control: Comoments, treatment: Comoments, *, borrowed_units: float = BORROWED_UNITS
-) -> Effect | NotEnoughData:
+def covariate_adjusted_effect(control: Comoments, treatment: Comoments) -> Effect | NotEnoughData:
     """Difference of means of y after taking out what the pre-period covariate x explains (CUPED).
 
     One slope for both variants, from the pooled within-variant covariance: Deng, Xu, Kohavi & Walker, WSDM 2013, eq. 5.
@@ -100,7 +97,7 @@ def covariate_adjusted_effect(
     spread = control.ssd_x + treatment.ssd_x
     slope = (control.cross_dev + treatment.cross_dev) / spread if spread > 0.0 else 0.0
     before, after = control.residual(slope), treatment.residual(slope)
-    return _welch(after.mean - before.mean, before, after, borrowed_units)
+    return _welch(after.mean - before.mean, before, after)
 
 
 def stratified_effect(effects_by_epoch: Sequence[tuple[float, Effect | NotEnoughData]]) -> Effect | NotEnoughData:
@@ -117,6 +114,14 @@ def stratified_effect(effects_by_epoch: Sequence[tuple[float, Effect | NotEnough
     left_out = sum(weight for weight, _ in refusals)
     if not parts or left_out > MAX_LEFT_OUT * (total + left_out):
         return max(refusals, key=lambda part: part[0])[1] if refusals else NotEnoughData("no units yet", "no_units")
+    plain = _weighted(parts)
+    if all(effect.watched is None for _, effect in parts):
+        return plain
+    return replace(plain, watched=_weighted([(weight, effect.for_any_look) for weight, effect in parts]))
+
+
+def _weighted(parts: Sequence[tuple[float, Effect]]) -> Effect:
+    total = sum(weight for weight, _ in parts)
     variances = [(weight / total) ** 2 * effect.std_error**2 for weight, effect in parts]
     counts = [effect.smallest_count for _, effect in parts if effect.smallest_count is not None]
     return Effect(
@@ -178,24 +183,32 @@ def agresti_caffo_variance(moments: Moments) -> float:
     return proportion * (1.0 - proportion) / count
 
 
-def _welch(estimate: float, control: Moments, treatment: Moments, borrowed_units: float) -> Effect | NotEnoughData:
+def _welch(estimate: float, control: Moments, treatment: Moments) -> Effect | NotEnoughData:
     spreads = control.variance, treatment.variance
     if max(spreads) == 0.0:
         return NotEnoughData("no unit differs from another in either variant", "no_variation")
     # A variant without variation (no timeouts yet) borrows the other's: zero would claim to know its mean exactly.
     filled = spreads[0] or spreads[1], spreads[1] or spreads[0]
-    variances = _variances(filled, (control.count, treatment.count), borrowed_units)
-    df = _combined_df(variances, [control.count - 1.0, treatment.count - 1.0])
-    return Effect(estimate, math.sqrt(sum(variances)), df, control.count + treatment.count)
+
+    def with_borrowed(units: float) -> Effect:
+        variances = _variances(filled, (control.count, treatment.count), units)
+        df = _combined_df(variances, [control.count - 1.0, treatment.count - 1.0])
+        return Effect(estimate, math.sqrt(sum(variances)), df, control.count + treatment.count)
+
+    return _with_watched(with_borrowed)
+
+
+def _with_watched(with_borrowed: Callable[[float], Effect]) -> Effect:
+    plain, watched = with_borrowed(0.0), with_borrowed(BORROWED_UNITS)
+    return plain if watched == plain else replace(plain, watched=watched)
 
 
 def _variances(spreads: tuple[float, float], counts: tuple[int, int], borrowed_units: float) -> tuple[float, float]:
-    """Variances of the two means, the smaller variant's drawn towards the larger's.
+    """Variances of the two means, the smaller variant's drawn towards the larger's; Welch's with borrowed_units = 0.
 
-    With a skewed metric and a 90/10 split, the small variant that has not met a large value yet looks both low and
-    certain: type I under peeking is 0.23 at a nominal 0.05 from 30 units on. Counting the larger variant's variance as
-    borrowed_units * (imbalance of the counts) units of the smaller's keeps it below 0.035, costs nothing at even splits
-    and vanishes as units come in. tests/calibration/test_calibration_sequences.py.
+    With a skewed metric and a 90/10 split, type I under peeking is 0.23 at a nominal 0.05. Counting the larger
+    variant's variance as borrowed_units * (imbalance of the counts) units of the smaller's keeps it below 0.035, costs
+    nothing at even splits and vanishes as units come in: tests/calibration/test_calibration_sequences.py.
     """
     first, second = counts
     to_first = borrowed_units * max(0, second - first) / (first + second)

@@ -93,6 +93,7 @@ def repeated_interval(
     """
     check_alpha(alpha)
     looks = _rising(fractions_so_far)
+    effect = effect.for_any_look
     if refusal := too_few_events(effect, MIN_COUNT_ANY_LOOK):
         return refusal
     bound = _bound_at(looks, alpha, spending)

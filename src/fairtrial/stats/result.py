@@ -50,7 +50,9 @@ class Effect:
     std_error: > 0, in the unit of estimate. df: degrees of freedom for small samples; None where the normal
     distribution is used. units: analysed units of both variants together. smallest_count: of a proportion, the smallest
     of the expected counts of events and of non-events in either variant at the pooled rate; None for other kinds.
-    Intervals refuse below MIN_COUNT_*: the normal approximation is not to be trusted there.
+    Intervals refuse below MIN_COUNT_*: the normal approximation is not to be trusted there. watched: the same effect
+    with the standard error and degrees of freedom that repeated looks need where one variant is small (see
+    `stats.effects`); None where they are the same.
     """
 
     estimate: float
@@ -58,6 +60,7 @@ class Effect:
     df: float | None
     units: int
     smallest_count: float | None = None
+    watched: Effect | None = None
 
     def __post_init__(self) -> None:
         if not (math.isfinite(self.estimate) and math.isfinite(self.std_error) and self.std_error > 0.0):
@@ -69,6 +72,11 @@ class Effect:
     def z(self) -> float:
         """Estimate in standard errors."""
         return self.estimate / self.std_error
+
+    @property
+    def for_any_look(self) -> Effect:
+        """The effect that methods which allow repeated looks must use."""
+        return self.watched or self
 
 
 @dataclass(frozen=True, slots=True)

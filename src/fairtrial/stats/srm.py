@@ -13,10 +13,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
-import numpy as np
 from scipy import special
 
-from fairtrial.stats.moments import FloatArray
 from fairtrial.stats.result import p_value_of_log_e
 
 CONCENTRATIONS: Final = (10.0, 1_000.0, 100_000.0)
@@ -76,7 +74,7 @@ def _log_bayes_factor(epoch: EpochCounts, concentration: float) -> float:
 def _chi2_p_value(epochs: Sequence[EpochCounts]) -> float:
     if not epochs:
         return 1.0
-    statistic = sum(float((np.square(counts - expected) / expected).sum()) for counts, expected in map(_pair, epochs))
+    statistic = sum(gap * gap / expected for epoch in epochs for gap, expected in _gaps(epoch))
     return float(special.chdtrc(sum(len(epoch.counts) - 1 for epoch in epochs), statistic))
 
 
@@ -85,12 +83,13 @@ def _deviation(epochs: Sequence[EpochCounts]) -> float:
     if not units:
         return 0.0
     gaps: dict[int, float] = {}
-    for counts, expected in map(_pair, epochs):
-        for place, gap in enumerate((counts - expected).tolist()):
+    for epoch in epochs:
+        for place, (gap, _) in enumerate(_gaps(epoch)):
             gaps[place] = gaps.get(place, 0.0) + gap
     return max(map(abs, gaps.values())) / units
 
 
-def _pair(epoch: EpochCounts) -> tuple[FloatArray, FloatArray]:
-    counts = np.asarray(epoch.counts, dtype=np.float64)
-    return counts, counts.sum() * np.asarray(epoch.shares)
+def _gaps(epoch: EpochCounts) -> list[tuple[float, float]]:
+    """(observed - expected, expected) units of each variant."""
+    units = sum(epoch.counts)
+    return [(count - units * share, units * share) for count, share in zip(epoch.counts, epoch.shares, strict=True)]

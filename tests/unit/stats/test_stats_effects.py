@@ -57,7 +57,7 @@ def test_kohavi_ramp_comes_out_positive() -> None:
 def test_proportion_has_the_standard_error_of_agresti_and_caffo(counts: tuple[int, int, int, int]) -> None:
     control_events, control_units, events, units = counts
     arms = zero_one(control_events, control_units), zero_one(events, units)
-    found = effect(proportion_effect(*arms, borrowed_units=0.0))
+    found = effect(proportion_effect(*arms))
     low, high = confint_proportions_2indep(events, units, control_events, control_units, method="agresti-caffo")
     assert found.estimate == pytest.approx(events / units - control_events / control_units)
     assert found.std_error == pytest.approx((high - low) / 2 / 1.959963984540054, rel=1e-9)
@@ -72,21 +72,33 @@ def test_proportion_counts_what_the_smaller_variant_can_expect() -> None:
 def test_mean_agrees_with_welch() -> None:
     rng = np.random.default_rng(7)
     control, treatment = rng.exponential(2.0, 40), rng.exponential(3.0, 25)
-    found = effect(mean_effect(Moments.of(control), Moments.of(treatment), borrowed_units=0.0))
+    found = effect(mean_effect(Moments.of(control), Moments.of(treatment)))
     expected = stats.ttest_ind(treatment, control, equal_var=False)
     assert found.z == pytest.approx(expected.statistic)
     assert found.df == pytest.approx(expected.df)
 
 
-def test_borrowing_changes_nothing_at_an_even_split_and_vanishes_with_units() -> None:
+def test_repeated_looks_get_a_wider_error_only_where_one_variant_is_small() -> None:
     rng = np.random.default_rng(17)
-    even = Moments.of(rng.exponential(2.0, 60)), Moments.of(rng.exponential(3.0, 60))
-    assert mean_effect(*even) == mean_effect(*even, borrowed_units=0.0)
+    even = effect(mean_effect(Moments.of(rng.exponential(2.0, 60)), Moments.of(rng.exponential(3.0, 60))))
+    assert even.watched is None
+    assert even.for_any_look is even
     small, large = Moments.of(rng.exponential(1.0, 100)), Moments.of(rng.exponential(3.0, 900))
-    assert effect(mean_effect(small, large)).std_error > effect(mean_effect(small, large, borrowed_units=0.0)).std_error
+    uneven = effect(mean_effect(small, large))
+    assert uneven.for_any_look.std_error > 1.5 * uneven.std_error
+    assert uneven.for_any_look.estimate == uneven.estimate
     many = Moments(100_000, small.mean, small.variance * 99_999), Moments(900_000, large.mean, large.variance * 899_999)
-    welch = effect(mean_effect(*many, borrowed_units=0.0))
-    assert effect(mean_effect(*many)).std_error == pytest.approx(welch.std_error, rel=0.01)
+    later = effect(mean_effect(*many))
+    assert later.for_any_look.std_error == pytest.approx(later.std_error, rel=0.01)
+
+
+def test_stratifying_keeps_both_errors() -> None:
+    watched = Effect(1.0, 0.3, 20.0, 100)
+    uneven = Effect(1.0, 0.1, 50.0, 100, watched=watched)
+    both = effect(stratified_effect([(100, uneven), (100, Effect(3.0, 0.4, None, 100))]))
+    assert both.estimate == pytest.approx(2.0)
+    assert both.std_error == pytest.approx(0.5 * math.hypot(0.1, 0.4))
+    assert both.for_any_look.std_error == pytest.approx(0.25)
 
 
 def test_ratio_agrees_with_a_cluster_robust_regression_on_requests() -> None:

@@ -22,7 +22,7 @@ def interval(result: Interval | NotEnoughData) -> Interval:
 def test_interval_of_a_mean_is_welchs() -> None:
     rng = np.random.default_rng(21)
     control, treatment = rng.normal(0.0, 1.0, 12), rng.normal(1.0, 2.0, 9)
-    effect = mean_effect(Moments.of(control), Moments.of(treatment), borrowed_units=0.0)
+    effect = mean_effect(Moments.of(control), Moments.of(treatment))
     assert isinstance(effect, Effect)
     found = interval(confidence_interval(effect, alpha=0.1))
     expected = stats.ttest_ind(treatment, control, equal_var=False)
