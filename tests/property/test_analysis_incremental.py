@@ -6,18 +6,14 @@ import json
 import math
 import random
 from collections import defaultdict
-from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
+from tests.unit.analysis.support_analysis import DAY, DAY_S, PURCHASE, START, Log, moments_of, write_file
 
-from fairtrial.analysis.files import DataFile, FilesByStream
-from fairtrial.analysis.moments import Cell, ExperimentMoments, read_moments
+from fairtrial.analysis.moments import Cell, ExperimentMoments
 from fairtrial.analysis.refresh import RefreshKind
-from fairtrial.analysis.rules import plan_measures
 from fairtrial.analysis.state import AnalysisState
 from fairtrial.model.experiment import (
     Covariate,
@@ -35,12 +31,8 @@ from fairtrial.model.experiment import (
 )
 from fairtrial.stats.moments import Comoments
 
-DAY_S = 86_400.0
-DAY = 86_400_000_000
-START = 1_760_000_000_000_000 // DAY * DAY
 Row = dict[str, Any]
 
-PURCHASE = EventSource("purchase")
 AMOUNT = EventSource("purchase", "amount")
 METRICS = (
     Metric("conversion", MetricRole.PRIMARY, MetricKind.PROPORTION, PURCHASE, within_s=2 * DAY_S),
@@ -77,44 +69,6 @@ EXPERIMENT = Experiment(
     salt="s",
     metrics=METRICS,
 )
-
-SCHEMAS = {
-    "exposures": [("id", "s"), ("at", "i"), ("experiment", "s"), ("variant", "s"), ("unit", "i"), ("epoch", "i")],
-    "requests": [
-        *(("request_id", "s"), ("at", "i"), ("experiment", "s"), ("variant", "s"), ("unit", "i"), ("epoch", "i")),
-        *(("outcome", "s"), ("latency_us", "i"), ("upstream_us", "i"), ("bytes_out", "i"), ("kind", "s")),
-    ],
-    "outcomes": [
-        *(("id", "s"), ("at", "i"), ("name", "s"), ("value", "f"), ("values", "s"), ("unit", "i")),
-        ("request_id", "s"),
-    ],
-}
-SCHEMAS["late"] = SCHEMAS["outcomes"]
-TYPES = {"s": pa.string(), "i": pa.int64(), "f": pa.float64()}
-
-
-@dataclass
-class Log:
-    """Writes rows as the compactor does, three days a file: one per batch, stream and time; ids rise."""
-
-    folder: Path
-    files: dict[str, list[DataFile]] = field(default_factory=lambda: defaultdict(list))
-
-    def append(self, stream: str, rows: list[Row]) -> None:
-        by_day: dict[int, list[Row]] = defaultdict(list)
-        for row in rows:
-            by_day[row["at"] // (3 * DAY)].append(row)
-        for day, some in sorted(by_day.items()):
-            number = len(self.files[stream]) + 1
-            path = self.folder / f"{stream}-{number}.parquet"
-            schema = pa.schema([(name, TYPES[kind]) for name, kind in SCHEMAS[stream]])
-            pq.write_table(pa.Table.from_pylist(some, schema=schema), path)
-            times = [row["at"] for row in some]
-            file = DataFile(number, str(path), str(day), len(some), min(times), max(times))
-            self.files[stream].append(file)
-
-    def listing(self) -> FilesByStream:
-        return FilesByStream(**{stream: tuple(files) for stream, files in self.files.items()})
 
 
 def made_up_events(rng: random.Random) -> dict[str, list[Row]]:
@@ -245,10 +199,8 @@ def naive_cells(events: dict[str, list[Row]], metric: Metric, now: int) -> dict[
 # --- comparison ------------------------------------------------------------------------------------------------------
 
 
-def moments_of(state: AnalysisState, now: int) -> ExperimentMoments:
-    plan = plan_measures(EXPERIMENT)
-    with state.transaction(plan) as con:
-        return read_moments(con, plan, now=now)
+def found_by(state: AnalysisState, now: int) -> ExperimentMoments:
+    return moments_of(state, EXPERIMENT, now)
 
 
 def assert_close(left: Comoments, right: Comoments) -> None:
@@ -288,9 +240,9 @@ def test_any_order_and_any_batches_equal_full_and_naive_recompute(tmp_path: Path
             result = state.refresh(EXPERIMENT, log.listing())
             assert result.kind is (RefreshKind.INCREMENTAL if batch else RefreshKind.FULL)
         assert state.refresh(EXPERIMENT, log.listing()).kind is RefreshKind.UNCHANGED
-        incremental = moments_of(state, now)
+        incremental = found_by(state, now)
         state.recompute(EXPERIMENT, log.listing())
-        full = moments_of(state, now)
+        full = found_by(state, now)
     assert_same(incremental, full)
     units, crossovers = naive_units(events)
     assert crossovers == full.crossovers > 0
@@ -307,16 +259,6 @@ def test_any_order_and_any_batches_equal_full_and_naive_recompute(tmp_path: Path
             assert_close(found.cells[cell], comoments)
 
 
-def merged(log: Log, stream: str, rows: list[Row], originals: list[DataFile]) -> DataFile:
-    """One file in place of several, as the compactor's daily merge makes it."""
-    path = log.folder / f"{stream}-merged.parquet"
-    schema = pa.schema([(name, TYPES[kind]) for name, kind in SCHEMAS[stream]])
-    pq.write_table(pa.Table.from_pylist(rows, schema=schema), path)
-    times = [row["at"] for row in rows]
-    ids = [file.id for file in originals]
-    return DataFile(max(ids), str(path), "merged", len(rows), min(times), max(times), first_id=min(ids))
-
-
 @pytest.mark.parametrize("is_behind", [False, True])
 def test_merged_files_are_never_counted_twice(tmp_path: Path, *, is_behind: bool) -> None:
     events = made_up_events(random.Random(99))
@@ -327,12 +269,13 @@ def test_merged_files_are_never_counted_twice(tmp_path: Path, *, is_behind: bool
                 log.append(stream, rows[half::2])
             if half == 0 or not is_behind:
                 state.refresh(EXPERIMENT, log.listing())
-        one = merged(log, "outcomes", events["outcomes"], log.files["outcomes"])
-        log.files["outcomes"] = [one]
-        late = {"id": "late", "at": START + 4 * DAY, "name": "view", "value": 1.0, "unit": 3, "request_id": ""}
-        log.files["outcomes"].append(replace(merged(log, "late", [late], [one]), id=one.id + 1, first_id=0))
+        last = len(log.files["outcomes"])
+        merged = write_file(tmp_path / "merged.parquet", "outcomes", events["outcomes"], number=last, first_id=1)
+        late: Row = {"at": START + 4 * DAY, "name": "view", "unit": 3}
+        newest = write_file(tmp_path / "late.parquet", "outcomes", [late], number=last + 1)
+        log.files["outcomes"] = [merged, newest]
         result = state.refresh(EXPERIMENT, log.listing())
         assert result.kind is (RefreshKind.FULL if is_behind else RefreshKind.INCREMENTAL)
-        found = moments_of(state, START + 9 * DAY)
+        found = found_by(state, START + 9 * DAY)
         state.recompute(EXPERIMENT, log.listing())
-        assert_same(found, moments_of(state, START + 9 * DAY))
+        assert_same(found, found_by(state, START + 9 * DAY))

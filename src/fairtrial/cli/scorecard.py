@@ -20,6 +20,7 @@ from fairtrial.model.view import (
     Comparison,
     EffectInterval,
     ExperimentView,
+    HealthCheck,
     IntervalKind,
     MetricView,
     VerdictKind,
@@ -62,10 +63,14 @@ SHARES: Final = frozenset({"proportion", "retention"})
 def show(view: ExperimentView, console: Console) -> None:
     """Print the whole view."""
     is_wide = console.width >= WIDE
-    parts: list[RenderableType] = [_title(view), _verdict(view)]
-    problems = [check for check in view.health if check.state is not CheckState.OK]
+    problems = [check for check in view.health if check.state in {CheckState.FAILED, CheckState.WARN}]
+    waiting = [check for check in view.health if check.state is CheckState.WAITING]
+    parts: list[RenderableType] = [_title(view)]
     if problems:
-        parts.append(_indented(_health(view)))
+        parts += [_checks(problems), Text()]
+    parts.append(_verdict(view))
+    if waiting:
+        parts += [Text(), _checks(waiting)]
     if view.metrics:
         parts += [Text(), _scorecard(view, is_wide=is_wide)]
     parts += [Text(), _variants(view), Text(), _method(view)]
@@ -99,12 +104,11 @@ def _verdict(view: ExperimentView) -> RenderableType:
     return Group(head, _indented(lines))
 
 
-def _health(view: ExperimentView) -> Table:
+def _checks(checks: list[HealthCheck]) -> Table:
     lines = Table.grid(padding=(0, 1))
-    for check in view.health:
+    for check in checks:
         glyph, word, style = CHECKS[check.state]
-        if check.state is not CheckState.OK:
-            lines.add_row(Text(glyph, style=style), Text(f"{check.name} {word}", style=style), _sentence(check.message))
+        lines.add_row(Text(glyph, style=style), Text(f"{check.name} {word}", style=style), _sentence(check.message))
     return lines
 
 
