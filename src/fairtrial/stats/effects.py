@@ -141,8 +141,12 @@ def relative_effect(
     *,
     units: int,
     df: float | None = None,
+    watched_factor: float = 1.0,
 ) -> Effect | NotEnoughData:
     """Log of treatment / control, with its delta-method standard error; for showing, never for deciding.
+
+    watched_factor: standard error under repeated looks over that of one look, of the absolute effect
+    (`for_any_look.std_error / std_error`), >= 1.
 
     Any interval of it becomes one for the relative effect through `as_fraction`. Both levels must be positive and lie
     MIN_RELATIVE_Z standard errors from zero: nearer, the log ratio is not close to normal and the interval is fiction.
@@ -160,7 +164,10 @@ def relative_effect(
     std_error = math.hypot(control_se / control_value, treatment_se / treatment_value)
     if std_error == 0.0:
         return NotEnoughData("neither variant varies", "no_variation")
-    return Effect(math.log(treatment_value / control_value), std_error, df, units)
+    plain = Effect(math.log(treatment_value / control_value), std_error, df, units)
+    return (
+        plain if watched_factor == 1.0 else replace(plain, watched=replace(plain, std_error=std_error * watched_factor))
+    )
 
 
 def as_fraction(log_ratio: Interval) -> Interval:

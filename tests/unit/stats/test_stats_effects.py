@@ -195,6 +195,13 @@ def test_relative_interval_is_the_risk_ratio_interval_of_katz() -> None:
     assert (fraction.lower, fraction.upper) == pytest.approx((katz[0] - 1.0, katz[1] - 1.0))
 
 
+def test_a_relative_effect_widens_under_repeated_looks_as_the_absolute_one_does() -> None:
+    plain = effect(relative_effect(1.0, 0.1, 1.2, 0.1, units=100))
+    widened = effect(relative_effect(1.0, 0.1, 1.2, 0.1, units=100, watched_factor=1.5))
+    assert widened.std_error == plain.std_error
+    assert widened.for_any_look.std_error == pytest.approx(1.5 * plain.std_error)
+
+
 @pytest.mark.parametrize(("control", "treatment"), [(0.0, 1.0), (-2.0, 1.0), (0.2, 1.0), (1.0, 0.0), (-1.0, -1.0)])
 def test_relative_effects_need_levels_clearly_above_zero(control: float, treatment: float) -> None:
     assert refusal(relative_effect(control, 0.1, treatment, 0.1, units=100)).code.endswith("_near_zero")
