@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +17,13 @@ from fairtrial.wire.response import Framing, ResponseHead, ResponseParser
 
 GOLDEN = Path(__file__).parents[2] / "golden"
 CAPTURE = (b"x-user-id", b"cookie", b"via")
+
+
+def general_parser(limits: Limits) -> RequestParser:
+    """A parser without its fast path."""
+    parser = RequestParser(limits, CAPTURE)
+    parser._match = re.compile(b"(?!)").match
+    return parser
 
 
 @dataclass(frozen=True)
