@@ -120,7 +120,7 @@ MARGIN_KEY = Key("margin", MARGIN, "Of a guardrail: how much worse still passes.
 LIMIT = Key("limit", LEVEL, "Of a guardrail: a level of the metric itself that stops the trial.", example="5%")
 
 
-def _build_metric(fields: Fields) -> Metric:
+def _build_metric(fields: Fields) -> Metric | None:
     kind = fields.get(KIND, MetricKind.MEAN)
     source = _metric_source(fields, kind)
     if fields.has(KIND):
@@ -128,10 +128,14 @@ def _build_metric(fields: Fields) -> Metric:
     _check_role(fields)
     for key in (MDE, MARGIN_KEY):
         _check_margin(fields, key, kind, source)
+    _check_limit(fields, kind, source)
+    role = fields.find(ROLE)
+    if role is None:
+        return None
     measure = source.of if isinstance(source, RequestSource) else None
     return Metric(
         name=fields.name,
-        role=fields.get(ROLE, MetricRole.SECONDARY),
+        role=role,
         kind=kind,
         source=source if source is not None else EventSource(""),
         denominator=fields.find(DENOMINATOR),
@@ -210,12 +214,24 @@ def _check_role(fields: Fields) -> None:
         fields.only((MARGIN_KEY, LIMIT), f"it belongs to guardrails, and this is a {role} metric")
 
 
+def _is_proportion(kind: MetricKind, source: Source | None) -> bool:
+    """True where a unit's value, or the mean of them, is in [0, 1]."""
+    return kind in _PROPORTIONS or (isinstance(source, RequestSource) and source.of in _YES_NO)
+
+
+def _check_limit(fields: Fields, kind: MetricKind, source: Source | None) -> None:
+    limit = fields.find(LIMIT)
+    if limit is not None and fields.has(KIND) and _is_proportion(kind, source) and not 0 <= limit <= 1:
+        written = getattr(fields.value_node(LIMIT), "text", "")
+        fields.error(LIMIT, f"{written} is no level of a proportion; it is 0% to 100%, or 0 to 1", "write it like 5%")
+
+
 def _check_margin(fields: Fields, key: Key[Margin], kind: MetricKind, source: Source | None) -> None:
     """Points belong to proportions, times to latencies; an absolute margin of a proportion is below 1."""
     margin = fields.find(key)
     if margin is None or margin.is_relative or not fields.has(KIND):
         return
-    is_proportion = kind in _PROPORTIONS or (isinstance(source, RequestSource) and source.of in _YES_NO)
+    is_proportion = _is_proportion(kind, source)
     written = getattr(fields.value_node(key), "text", "")
     if written.endswith("pp") and not is_proportion and kind is not MetricKind.RATIO:
         fields.error(

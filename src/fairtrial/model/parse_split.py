@@ -91,6 +91,10 @@ def _checked(node: MapNode, shares: list[tuple[str, tuple[Decimal, bool]]], plac
     off = total - whole
     if abs(off) > TOLERANCE * whole or not shares:
         change = f"add {plain(-off)}{sign} to a variant" if off < 0 else f"take {plain(off)}{sign} from a variant"
+        if abs(off) > whole / 5 and total:
+            # So far off, they are more likely weights than a slip.
+            ratio = ", ".join(f"{name}: {plain(round(share * 100 / total, 2))}" for name, (share, _) in shares[:20])
+            change += f", or write the same ratio as {{{ratio}}}"
         place.error(node, f"sums to {plain(total)}{sign}; must be {whole}{sign}", change)
         return None
     return tuple((name, float(share / whole)) for name, (share, _) in shares)

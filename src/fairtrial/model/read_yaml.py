@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass, field
-from typing import Final, NoReturn
+from typing import Final, NoReturn, Protocol
 
 import yaml
 
@@ -25,6 +25,13 @@ _WORDS: Final[dict[str, bool | None]] = {
     "true": True, "True": True, "TRUE": True, "false": False, "False": False, "FALSE": False,
 }  # fmt: skip
 _STRING_TAG: Final = "tag:yaml.org,2002:str"
+
+
+class _YamlMark(Protocol):
+    """0-based place, as both of PyYAML's parsers give it."""
+
+    line: int
+    column: int
 
 
 class _Stop(Exception):  # noqa: N818 - it carries no error, only the way out of the event loop
@@ -58,12 +65,7 @@ def read_yaml(text: str, report: Report) -> Node | None:
     except _Stop:
         return None
     except yaml.MarkedYAMLError as exc:
-        mark = exc.problem_mark or exc.context_mark
-        report.add(
-            Mark(mark.line + 1, mark.column + 1) if mark else Mark(),
-            "",
-            *_explained(exc, text),
-        )
+        _report_syntax(exc, text, report)
         return None
     except (yaml.reader.ReaderError, UnicodeEncodeError) as exc:
         where = exc.position if isinstance(exc, yaml.reader.ReaderError) else exc.start
@@ -180,21 +182,37 @@ def plain_value(text: str) -> bool | float | str | None:
     return int(text) if is_whole and len(text) <= 40 else float(text)
 
 
-def _explained(exc: yaml.MarkedYAMLError, text: str) -> tuple[str, str]:
-    """Message and fix; names the tab, which the parser's own words hide."""
-    mark = exc.problem_mark
+def _report_syntax(exc: yaml.MarkedYAMLError, text: str, report: Report) -> None:
+    """Note a mistake of YAML itself, with a fix for those that people make; the parser's own words hide the tab."""
+    mark, problem = exc.problem_mark or exc.context_mark, exc.problem or "it cannot be read"
+    fix = "correct the line, or the one above it"
     lines = text.split("\n")
     found = lines[mark.line] if mark is not None and mark.line < len(lines) else ""
     indent = found[: len(found) - len(found.lstrip())]
     if "\t" in indent or (mark is not None and found[mark.column : mark.column + 1] == "\t"):
-        return "a tab; YAML is indented with spaces", "replace each tab by spaces"
-    context = f" {exc.context}" if exc.context else ""
-    return f"not YAML: {exc.problem or 'cannot be read'}{context}", "correct the line, or the one above it"
+        report.add(_place(mark), "", "a tab; YAML is indented with spaces", "replace each tab by spaces")
+        return
+    if "mapping values are not allowed" in problem:
+        problem, fix = "a `:` where none can be", "quote text that holds `: `, or add the `:` that the line above lacks"
+    elif "cannot start any token" in problem:
+        problem, fix = (
+            f"{found[mark.column : mark.column + 1] if mark else ''!r} cannot begin a value",
+            "quote the value",
+        )
+    elif "end of stream" in problem and "quoted" in (exc.context or ""):
+        mark, problem, fix = exc.context_mark, "the quoted text that begins here has no end", "close the quote"
+    elif "expected" in problem and exc.context_mark is not None:
+        problem = f"{problem} {exc.context}, which begins in line {exc.context_mark.line + 1}"
+        fix = "indent it like its neighbours, and close every bracket"
+    report.add(_place(mark), "", f"not YAML: {problem}", fix)
+
+
+def _place(mark: _YamlMark | None) -> Mark:
+    return Mark(mark.line + 1, mark.column + 1) if mark is not None else Mark()
 
 
 def _mark(event: yaml.Event) -> Mark:
-    start = event.start_mark
-    return Mark(start.line + 1, start.column + 1) if start is not None else Mark()
+    return _place(event.start_mark)
 
 
 def _mark_at(text: str, position: int) -> Mark:

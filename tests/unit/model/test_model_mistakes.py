@@ -113,6 +113,9 @@ CASES = [
     ("kind: proportion, event: purchase", "kind: proportion, event: purchase, within: 7 days", "experiments.launch.metrics.sales.within", '"7 days" is not a duration', "7d"),
     ("kind: proportion, event: purchase", "kind: proportion, event: 'a b'", "experiments.launch.metrics.sales.event", "is not an outcome's name", ""),
     ("kind: proportion, event: purchase", "kind: percentage, event: purchase", "experiments.launch.metrics.sales.kind", 'found "percentage"; allowed: proportion, mean', ""),
+    ("role: primary", "role: main", "experiments.launch.metrics.sales.role", 'found "main"; allowed: primary, secondary, guardrail', "write one of"),
+    ("of: error, margin: 1pp", "of: error, limit: 5", "experiments.launch.metrics.errors.limit", "5 is no level of a proportion", "5%"),
+    ("split: {control: 50, treatment: 50}", "split: {control: 1, treatment: 3}", "experiments.launch.split", "sums to 4; must be 100", "add 96 to a variant, or write the same ratio as {control: 25, treatment: 75}"),
     ("mde: 2%", "mde: 0%", "experiments.launch.metrics.sales.mde", "must be more than 0", ""),
     ("analysis: {alpha: 0.05}", "analysis: {alpha: 5%}", "experiments.launch.analysis.alpha", 'found "5%"; allowed: a number over 0 and below 0.5', ""),
     ("analysis: {alpha: 0.05}", "analysis: {alpha: .nan}", "experiments.launch.analysis.alpha", "found .nan", ""),
@@ -196,6 +199,12 @@ def test_all_mistakes_are_told_at_once_and_in_file_order() -> None:
     assert info.value.problems == problems
 
 
+def test_one_mistake_does_not_make_others_up() -> None:
+    """A metric whose role is misspelt may be the primary one: do not say that there is none."""
+    assert len(problems_of(BASE.replace("role: primary", "role: main"))) == 1
+    assert len(problems_of(BASE.replace("country: {header: x-country}", "country: {heder: x-country}"))) == 2
+
+
 def test_a_problem_prints_as_editors_expect_it() -> None:
     (problem,) = problems_of(BASE.replace("treatment: 50}", "treatment: 47}"))
     assert str(problem) == "x.yaml:16:12: experiments.launch.split: sums to 97; must be 100: add 3 to a variant"
@@ -221,8 +230,19 @@ def test_names_that_are_too_long_or_strange_are_refused() -> None:
         ("", 0, "the file is empty"),
         ("# only a comment\n", 0, "the file is empty"),
         ("models:\n\tx: 1\n", 2, "a tab; YAML is indented with spaces"),
-        ("models: {x: [1}\n", 1, "not YAML"),
-        ("models:\n  x: 1\n y: 2\n", 3, "not YAML"),
+        (
+            "models: {x: [1}\n",
+            1,
+            "not YAML: did not find expected ',' or ']' while parsing a flow sequence, which begins in line 1",
+        ),
+        (
+            "models:\n  x: 1\n y: 2\n",
+            3,
+            "not YAML: did not find expected key while parsing a block mapping, which begins in line 1",
+        ),
+        ("a: b: c\n", 1, "not YAML: a `:` where none can be"),
+        ("a: %2\n", 1, "not YAML: '%' cannot begin a value"),
+        ('a: 1\nb: "c\nd: 1\n', 2, "not YAML: the quoted text that begins here has no end"),
         ("a: 1\n---\nb: 2\n", 2, "a second document"),
         ("a: *x\n", 1, "alias *x stands for nothing"),
         ("a: !!python/object:os.system x\n", 1, "tag tag:yaml.org,2002:python/object:os.system is not read"),
