@@ -7,8 +7,8 @@ Only matured units count: those whose outcome window has passed. The time "now" 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Final, NamedTuple
 
 import duckdb
@@ -95,7 +95,7 @@ _WORTH: Final = """
     d - centre_d AS d, x - centre_x AS x
   FROM unit_metric JOIN setting USING (metric) WHERE t0 <= mature_until
 """
-_TOTALS: Final = f"SELECT metric, fsum(y), fsum(d), fsum(x) FROM ({_WORTH}) w GROUP BY metric"  # noqa: S608 - constant
+_TOTALS: Final = f"SELECT metric, cell, fsum(y), fsum(d), fsum(x) FROM ({_WORTH}) w GROUP BY metric, cell"  # noqa: S608
 # fsum is Kahan's sum: the order in which threads add then stays below the sixteenth digit.
 _SUMS: Final = f"""
 SELECT metric, cell, count(*), fsum(y), fsum(d), fsum(x),
@@ -144,76 +144,104 @@ def _metrics(con: duckdb.DuckDBPyConnection, plan: MeasurePlan, now: int) -> tup
     )
 
 
-@dataclass(frozen=True, slots=True)
-class _Sums:
+class _Totals(NamedTuple):
+    """Plain sums over the rows of one cell, for exact means: an arm without events has mean 0, not -1e-17."""
+
+    y: float = 0.0
+    d: float = 0.0
+    x: float = 0.0
+
+
+class _Sums(NamedTuple):
     """Sums about the centres over the rows of one cell; the zeros of units without a row are still missing."""
 
-    rows: int
-    y: float
-    d: float
-    x: float
-    yy: float
-    dd: float
-    xx: float
-    yd: float
-    yx: float
+    rows: int = 0
+    y: float = 0.0
+    d: float = 0.0
+    x: float = 0.0
+    yy: float = 0.0
+    dd: float = 0.0
+    xx: float = 0.0
+    yd: float = 0.0
+    yx: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
 class _MetricSums:
-    centre_y: float
-    centre_d: float
-    centre_x: float
-    cells: dict[Cell, _Sums]
+    """centre: near the means of y, d and x over all units."""
+
+    centre: _Totals = field(default_factory=_Totals)
+    totals: dict[Cell, _Totals] = field(default_factory=dict)
+    sums: dict[Cell, _Sums] = field(default_factory=dict)
 
 
 def _centred_sums(
     con: duckdb.DuckDBPyConnection, plan: MeasurePlan, matured: Mapping[int, Mapping[Cell, int]]
 ) -> dict[int, _MetricSums]:
-    found: dict[int, _MetricSums] = {}
-    for metric, y, d, x in con.execute(_TOTALS).fetchall():
-        n = sum(matured[metric].values())
-        found[metric] = _MetricSums(y / n, d / n, x / n, {})
-    centres = [(s.centre_y, s.centre_d, s.centre_x, metric) for metric, s in found.items()]
+    arms = len(plan.arms)
+    totals: dict[int, dict[Cell, _Totals]] = {}
+    for metric, cell, *sums in con.execute(_TOTALS).fetchall():
+        totals.setdefault(metric, {})[Cell(*divmod(cell, arms))] = _Totals(*sums)
+    found = {
+        metric: _MetricSums(_mean_of(list(cells.values()), sum(matured[metric].values())), cells)
+        for metric, cells in totals.items()
+    }
+    centres = [(*sums.centre, metric) for metric, sums in found.items()]
     if centres:
         con.executemany("UPDATE setting SET centre_y = ?, centre_d = ?, centre_x = ? WHERE metric = ?", centres)
     for metric, cell, *sums in con.execute(_SUMS).fetchall():
-        epoch, arm = divmod(cell, len(plan.arms))
-        found[metric].cells[Cell(epoch, arm)] = _Sums(*sums)
+        found[metric].sums[Cell(*divmod(cell, arms))] = _Sums(*sums)
     return found
+
+
+def _mean_of(cells: Sequence[_Totals], units: int) -> _Totals:
+    return _Totals(*(sum(column) / units for column in zip(*cells, strict=True)))
 
 
 def _mean_metric(
     plan: MetricPlan, units: Mapping[Cell, int], waiting: int, sums: Mapping[int, _MetricSums]
 ) -> MetricMoments:
-    found = sums.get(plan.index, _MetricSums(0.0, 0.0, 0.0, {}))
+    found = sums.get(plan.index, _MetricSums())
     is_ratio = plan.estimator is Estimator.RATIO
     return MetricMoments(
         plan=plan,
         units=units,
         waiting=waiting,
-        rows=sum(cell.rows for cell in found.cells.values()),
-        cells={cell: _with_zeros(n, found, found.cells.get(cell), is_ratio=is_ratio) for cell, n in units.items()},
+        rows=sum(cell.rows for cell in found.sums.values()),
+        cells={cell: _with_zeros(n, found, cell, is_ratio=is_ratio) for cell, n in units.items() if n},
     )
 
 
-def _with_zeros(units: int, metric: _MetricSums, sums: _Sums | None, *, is_ratio: bool) -> Comoments:
+def _with_zeros(units: int, metric: _MetricSums, cell: Cell, *, is_ratio: bool) -> Comoments:
     """Comoments of all units of a cell: those with a row, and the zeros of the others (deviation: minus the centre)."""
-    sums = sums or _Sums(0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0)
+    sums, total = metric.sums.get(cell, _Sums()), metric.totals.get(cell, _Totals())
     zeros = units - sums.rows
     assert zeros >= 0
-    centre_y, centre_x = metric.centre_y, metric.centre_d if is_ratio else metric.centre_x
+    centre_y, centre_x = metric.centre.y, metric.centre.d if is_ratio else metric.centre.x
     x, xx, yx = (sums.d, sums.dd, sums.yd) if is_ratio else (sums.x, sums.xx, sums.yx)
-    return Comoments.from_sums(
+    total_yy, total_xx = sums.yy + zeros * centre_y**2, xx + zeros * centre_x**2
+    comoments = Comoments.from_sums(
         units,
         sums.y - zeros * centre_y,
         x - zeros * centre_x,
-        sums.yy + zeros * centre_y * centre_y,
-        xx + zeros * centre_x * centre_x,
+        total_yy,
+        total_xx,
         yx + zeros * centre_y * centre_x,
         centre_y=centre_y,
         centre_x=centre_x,
     )
+    return replace(
+        comoments,
+        mean_y=total.y / units,
+        mean_x=(total.d if is_ratio else total.x) / units,
+        ssd_y=_without_noise(comoments.ssd_y, total_yy),
+        ssd_x=_without_noise(comoments.ssd_x, total_xx),
+    )
+
+
+def _without_noise(spread: float, scale: float) -> float:
+    """Zero where nothing but rounding is left: units that are all equal must not look known to 14 digits."""
+    return spread if spread > 1e-13 * scale else 0.0
 
 
 def _quantile_metric(

@@ -57,7 +57,7 @@ def test_a_unit_counts_once_its_whole_window_has_passed(tmp_path: Path, now: int
     events = {"exposures": [exposure(1, "control")], "outcomes": [outcome(1)]}
     found = moments_from(tmp_path, experiment(revenue(within_s=DAY_S)), events, now).metrics[0]
     assert (found.units[CONTROL], found.waiting) == (matured, 1 - matured)
-    assert found.cells[CONTROL].count == matured
+    assert (CONTROL in found.cells) == bool(matured)
 
 
 def test_without_a_window_every_unit_counts_at_once(tmp_path: Path) -> None:
@@ -182,3 +182,11 @@ def test_large_values_keep_their_digits(tmp_path: Path) -> None:
     found = moments_from(tmp_path, experiment(revenue()), {"exposures": met, "outcomes": outcomes}, START)
     cell = found.metrics[0].cells[CONTROL]
     assert (cell.mean_y, cell.ssd_y) == (1e9 + 1.0, 2.0)
+
+
+def test_units_that_are_all_equal_have_no_spread_at_all(tmp_path: Path) -> None:
+    met = [exposure(unit, "control") for unit in range(7)] + [exposure(unit, "treatment") for unit in range(7, 20)]
+    outcomes = [outcome(unit, value=0.3 if unit < 7 else 0.7) for unit in range(20)]
+    found = moments_from(tmp_path, experiment(revenue()), {"exposures": met, "outcomes": outcomes}, START).metrics[0]
+    assert [cell.ssd_y for cell in found.cells.values()] == [0.0, 0.0]
+    assert found.cells[Cell(0, 1)].mean_y == pytest.approx(0.7, rel=1e-15)
