@@ -1,7 +1,7 @@
 """The experiment file as a tree that remembers where each value stands, whatever it was written in.
 
 `read_yaml`, `read_json` and `from_value` make it; the sections of the schema read it. Limits keep a hostile file from
-costing more than a second: bytes, depth, and nodes counted after aliases are followed.
+costing more than seconds: bytes, depth, and nodes counted after aliases are followed.
 """
 
 from __future__ import annotations
