@@ -27,6 +27,7 @@ from fairtrial.model.view import (
 )
 
 WIDE: Final = 100
+NEW_LINE: Final = "\n"
 
 BLUE, VERMILION, GREY = "#56B4E9", "#D55E00", "bright_black"
 VERDICTS: Final = {
@@ -105,10 +106,10 @@ def _verdict(view: ExperimentView) -> RenderableType:
 
 
 def _checks(checks: list[HealthCheck]) -> Table:
-    lines = Table.grid(padding=(0, 1))
+    lines = Table.grid(padding=(0, 2))
     for check in checks:
         glyph, word, style = CHECKS[check.state]
-        lines.add_row(Text(glyph, style=style), Text(f"{check.name} {word}", style=style), _sentence(check.message))
+        lines.add_row(Text(f"{glyph} {check.name} {word}", style=style), _sentence(check.message))
     return lines
 
 
@@ -116,14 +117,14 @@ def _scorecard(view: ExperimentView, *, is_wide: bool) -> Table:
     levels = {c.effect.level for metric in view.metrics for c in metric.comparisons if c.effect is not None}
     at = f" [{_percent(min(levels))}]" if len(levels) == 1 else ""
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style=GREY)
-    table.add_column("metric", no_wrap=False)
+    table.add_column("metric", min_width=12)
     table.add_column(view.control, justify="right")
     treatments = [v.name for v in view.variants if v.name != view.control]
     table.add_column(treatments[0] if len(treatments) == 1 else "treatment", justify="right")
-    table.add_column(f"effect{at}", justify="left")
+    table.add_column(f"effect{at}", justify="left", min_width=23)
     if is_wide:
         table.add_column(f"relative{at}", justify="left")
-    table.add_column("state", no_wrap=True)
+    table.add_column("state", min_width=22 if is_wide else 15)
     for role in ROLES:
         for metric in (m for m in view.metrics if m.role == role):
             _add_metric(table, metric, view, is_wide=is_wide, has_one_level=len(levels) == 1)
@@ -147,14 +148,14 @@ def _add_metric(table: Table, metric: MetricView, view: ExperimentView, *, is_wi
 
 def _metric_name(metric: MetricView, *, is_wide: bool) -> Text:
     text = Text(metric.name, style="bold" if metric.role == "primary" else "")
-    notes = [metric.role]
+    limits = []
     if metric.margin is not None:
         is_points = metric.kind in SHARES and not metric.margin_is_relative
-        size = _points(metric.margin) if is_points else _margin(metric)
-        notes.append(f"margin {size}")
+        limits.append(f"margin {_points(metric.margin) if is_points else _margin(metric)}")
     if metric.limit is not None:
-        notes.append(f"limit {_level(metric.limit, is_share=metric.kind in SHARES)}")
-    return text.append(("  " if is_wide else "\n") + ", ".join(notes), style=GREY)
+        limits.append(f"limit {_percent(metric.limit) if metric.kind in SHARES else _level(metric.limit)}")
+    text.append(f"{'  ' if is_wide else NEW_LINE}{metric.role}", style=GREY)
+    return text.append(NEW_LINE + ", ".join(limits), style=GREY) if limits else text
 
 
 def _stacked(upper: Text, lower: Text) -> Text:
@@ -235,7 +236,7 @@ def _method(view: ExperimentView) -> Text:
     return Text(text, style=GREY)
 
 
-def _level(value: float | None, *, is_share: bool) -> str:
+def _level(value: float | None, *, is_share: bool = False) -> str:
     if value is None:
         return "-"
     return f"{value:.2%}" if is_share else f"{value:.4g}"
