@@ -13,6 +13,7 @@ over-running, Whitehead 1992): the first verdict at or past the horizon is the o
 
 from __future__ import annotations
 
+import bisect
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -42,6 +43,7 @@ _GRID: Final = 12  # r of section 19.2: bounds to five digits, and steps of MIN_
 _LEAST_STEP: Final = 0.005  # relative step below which the kernel would fall between grid points
 _LEAST_SPENT: Final = 1e-300  # less alpha than this is kept for the next look; the bound is infinite
 _WATCHED: Final = 0.583
+_NORMAL_POINTS: Final = (0.05, *(0.25 * step for step in range(1, 30)))
 
 
 @dataclass(frozen=True, slots=True)
@@ -211,21 +213,32 @@ def _normal_density(z: FloatArray) -> FloatArray:
 
 
 def _repeated_p_value(looks: tuple[float, ...], z: float, spending: Spending) -> float:
-    """The alpha at which the bound of this look is exactly z, between 1e-12 and 1."""
+    """The alpha whose bound at this look is exactly z; 1 above 0.96.
 
-    def alpha_of(nominal: float) -> float:
-        return 2.0 * upper_tail(nominal, None)
+    The normal point of alpha is a smooth, almost linear function of the bound, so it is interpolated through four
+    alphas of a fixed grid. Fixed, because then the recursion over past looks comes from the cache at the next look.
+    """
 
-    def excess(nominal: float) -> float:
-        return _bound_at(looks, alpha_of(nominal), spending) - z
+    def bound(place: int) -> float:
+        return _bound_at(looks, _alpha_of(_NORMAL_POINTS[place]), spending)
 
-    # The bound of this look is almost linear in the normal point of the whole alpha, and never below it.
-    low, high = 0.001, min(z, 7.1)
-    if high <= low or excess(low) >= 0.0:
+    above = bisect.bisect_left(range(len(_NORMAL_POINTS)), z, key=bound)
+    if above == 0:
         return 1.0
-    if excess(high) <= 0.0:
-        return alpha_of(high)
-    return alpha_of(_root(excess, low, high, tolerance=1e-5))
+    if above == len(_NORMAL_POINTS):
+        return _alpha_of(_NORMAL_POINTS[-1])
+    first = min(max(above - 2, 0), len(_NORMAL_POINTS) - 4)
+    known = [(x, _NORMAL_POINTS[place]) for place in range(first, first + 4) if math.isfinite(x := bound(place))]
+    return _alpha_of(_interpolate(known, z))
+
+
+def _alpha_of(normal_point: float) -> float:
+    return 2.0 * upper_tail(normal_point, None)
+
+
+def _interpolate(points: Sequence[tuple[float, float]], x: float) -> float:
+    """Value at x of the polynomial through the points (Lagrange)."""
+    return sum(y * math.prod((x - other) / (own - other) for other, _ in points if other != own) for own, y in points)
 
 
 def _as_normal(point: float, df: float | None) -> float:

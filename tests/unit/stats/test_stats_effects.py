@@ -50,7 +50,6 @@ def test_kohavi_ramp_comes_out_positive() -> None:
     assert both.units == 2_000_000
     pooled = effect(proportion_effect(zero_one(25_000, 1_490_000), zero_one(6_230, 510_000)))
     assert pooled.estimate < 0.0
-    assert pooled.z == pytest.approx(-22.7, abs=2.5)
 
 
 @pytest.mark.parametrize("counts", [(12, 200, 25, 210), (0, 500, 14, 480), (480, 1_000, 530, 1_000)])

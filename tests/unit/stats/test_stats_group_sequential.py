@@ -127,10 +127,18 @@ def test_interval_and_p_value_agree_on_rejection() -> None:
         assert (found.lower > 0.0 or found.upper < 0.0) == (found.p_value < 0.05)
 
 
-def test_repeated_p_value_is_the_alpha_whose_bound_is_met_exactly() -> None:
-    bound = float(boundaries(FIVE[:3], 0.01, Spending.OBRIEN_FLEMING)[-1])
-    found = interval(repeated_interval(Effect(bound, 1.0, None, 100), FIVE[:3], alpha=0.05))
-    assert found.p_value == pytest.approx(0.01, rel=1e-3)
+@pytest.mark.parametrize("spending", Spending)
+@pytest.mark.parametrize("alpha", [0.5, 0.05, 0.01, 1e-5])
+def test_repeated_p_value_is_the_alpha_whose_bound_is_met_exactly(alpha: float, spending: Spending) -> None:
+    bound = float(boundaries(FIVE[:3], alpha, spending)[-1])
+    found = interval(repeated_interval(Effect(bound, 1.0, None, 100), FIVE[:3], alpha=0.2, spending=spending))
+    assert found.p_value == pytest.approx(alpha, rel=2e-3)
+
+
+@pytest.mark.parametrize(("z", "expected"), [(0.0, 1.0), (0.01, 1.0), (30.0, pytest.approx(4e-13, rel=0.2))])
+def test_repeated_p_value_stays_within_what_can_be_computed(z: float, expected: float) -> None:
+    found = interval(repeated_interval(Effect(z, 1.0, None, 100), FIVE, alpha=0.05))
+    assert found.p_value == expected
 
 
 def test_few_degrees_of_freedom_widen_the_interval_to_students_t() -> None:

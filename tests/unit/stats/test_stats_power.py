@@ -18,7 +18,8 @@ from fairtrial.stats.power import (
 
 
 def test_two_proportions_as_in_the_help_page_of_r() -> None:
-    """R, ?power.prop.test: p1 = .50, p2 = .75, power = .90 needs n = 76.7 a group."""
+    """R, ?power.prop.test, p1 = .50, p2 = .75: power = .90 needs n = 76.7 a group, and n = 50 has power = .740."""
+    assert planned_units_of_proportion(0.5, 0.25, Design(power=0.74)).control == 50
     planned = planned_units_of_proportion(0.5, 0.25, Design(power=0.9))
     assert (planned.control, planned.treatment, planned.total) == (77, 77, 154)
 
