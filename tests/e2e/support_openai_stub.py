@@ -12,7 +12,7 @@ import asyncio
 import json
 import socket
 import threading
-from collections.abc import Awaitable, Callable, Iterator, Mapping, MutableMapping
+from collections.abc import Awaitable, Callable, Coroutine, Iterator, Mapping, MutableMapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -114,15 +114,13 @@ class OpenAIStub:
             await _answer(
                 send, 404, {"error": {"message": f"no route {scope['path']}", "type": "invalid_request_error"}}
             )
-        elif body.get("stream"):
-            await self._stream(body, schedule, receive, send)
         else:
-            await self._wait(schedule, 0, len(schedule.pieces))
-            await _answer(send, 200, _completion(body, schedule))
+            send_answer = self._send_stream if body.get("stream") else self._send_completion
+            await self._until_hung_up(send_answer(body, schedule, send), receive)
 
-    async def _stream(self, body: Mapping[str, Any], schedule: Schedule, receive: Receive, send: Send) -> None:
-        """Send the pieces until the schedule ends or the other side hangs up, whichever is first."""
-        sending = asyncio.create_task(self._send_stream(body, schedule, send))
+    async def _until_hung_up(self, answering: Coroutine[Any, Any, None], receive: Receive) -> None:
+        """Answer until the schedule ends or the other side hangs up, whichever is first."""
+        sending = asyncio.create_task(answering)
         hanging_up = asyncio.create_task(_disconnected(receive))
         done, pending = await asyncio.wait({sending, hanging_up}, return_when=asyncio.FIRST_COMPLETED)
         for task in pending:
@@ -132,6 +130,12 @@ class OpenAIStub:
             sending.result()
         else:
             self.timeline.note("backend: cancelled")
+
+    async def _send_completion(self, body: Mapping[str, Any], schedule: Schedule, send: Send) -> None:
+        self.timeline.note("backend: asked")
+        await self._wait(schedule, 0, len(schedule.pieces))
+        await _answer(send, 200, _completion(body, schedule))
+        self.timeline.note("backend: finished")
 
     async def _send_stream(self, body: Mapping[str, Any], schedule: Schedule, send: Send) -> None:
         headers = [(b"content-type", b"text/event-stream; charset=utf-8"), (b"cache-control", b"no-cache")]

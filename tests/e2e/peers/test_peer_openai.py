@@ -7,10 +7,12 @@ held back at the backend's gate until the client says that it has the one before
 from __future__ import annotations
 
 import asyncio
+import socket
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+import httpx
 import pytest
 from openai import APIConnectionError, NotFoundError, OpenAI, Stream
 from openai.types.chat import ChatCompletionChunk, ChatCompletionMessageParam
@@ -169,6 +171,19 @@ def test_an_interrupted_stream_stops_the_model_and_is_recorded(tmp_path: Path) -
     assert (record.experiment, record.variant, record.status) == ("next-model", "treatment", 200)
     assert record.bytes_out > 0
     assert record.reason, "a stream that was cut short must not look like a whole one"
+
+
+def test_a_client_that_gives_up_waiting_stops_the_model(bench: Bench) -> None:
+    """No byte of the answer has come yet: the router does not let the model work on for nobody."""
+    body, unit = b'{"model": "assistant"}', unit_in("next-model", "treatment")
+    head = f"POST /v1/chat/completions HTTP/1.1\r\nHost: x\r\nx-user-id: {unit}\r\nContent-Length: {len(body)}\r\n\r\n"
+    port = httpx.URL(bench.url).port
+    assert port is not None
+    with socket.create_connection(("127.0.0.1", port)) as connection:
+        connection.sendall(head.encode() + body)
+        bench.llm_next.timeline.wait_for("backend: asked")
+    bench.llm_next.timeline.wait_for("backend: cancelled")
+    assert "backend: finished" not in bench.llm_next.timeline.events
 
 
 def test_many_streams_at_once_do_not_mix(bench: Bench) -> None:
