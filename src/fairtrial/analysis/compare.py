@@ -6,6 +6,7 @@ within each epoch and averaged; levels are averaged with the same weights, so th
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -33,7 +34,8 @@ class Contrast:
     """One treatment against control. relative: log ratio of the levels. units: matured, of both variants.
 
     control, treatment: levels behind the relative effect (covariate-adjusted where the effect is). events: of a share,
-    (units with the event, units) of the treatment.
+    (units with the event, units) of the treatment. events_at_most: the same for units with several requests, every
+    event counted as a unit of its own.
     """
 
     effect: Found
@@ -42,6 +44,7 @@ class Contrast:
     treatment: Found
     units: int
     events: tuple[int, int] | None
+    events_at_most: tuple[int, int] | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,6 +80,7 @@ def contrast(moments: MetricMoments, control: int, treatment: int) -> Contrast:
         treatment=after,
         units=units,
         events=_events(moments, treatment),
+        events_at_most=_events_at_most(moments, treatment),
     )
 
 
@@ -154,6 +158,7 @@ def _relative(control: Found, treatment: Found, effect: Found, units: int) -> Fo
         treatment.std_error,
         units=units,
         df=effect.df,
+        watched_factor=max(1.0, effect.for_any_look.std_error / effect.std_error),
     )
 
 
@@ -193,6 +198,17 @@ def _events(moments: MetricMoments, arm: int) -> tuple[int, int] | None:
     if not cells or not (is_share or is_single):
         return None
     return round(sum(c.mean_y * c.count for c in cells)), sum(c.count for c in cells)
+
+
+def _events_at_most(moments: MetricMoments, arm: int) -> tuple[int, int] | None:
+    """Events and units of a share or a rate; a unit's rate is at most its number of events, so this errs upwards."""
+    if moments.plan.metric.kind is not MetricKind.PROPORTION:
+        return None
+    cells = [comoments for cell, comoments in moments.cells.items() if cell.arm == arm and comoments.count]
+    units = sum(c.count for c in cells)
+    if units == 0:
+        return None
+    return min(units, math.ceil(sum(c.mean_y * c.count for c in cells) - 1e-9)), units
 
 
 def _comoments(moments: MetricMoments, cell: Cell) -> Comoments:

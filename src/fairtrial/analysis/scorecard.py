@@ -153,6 +153,7 @@ def _guardrail_reading(entry: _Entry) -> GuardrailReading:
         margin=metric.margin,
         limit=metric.limit,
         events=entry.contrast.events,
+        events_at_most=entry.contrast.events_at_most,
     )
 
 

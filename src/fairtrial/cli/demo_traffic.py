@@ -139,7 +139,7 @@ class Driver:
         seen.latencies_s.append(loop.time() - sent_at)
         is_correct = answer.is_success and answer.json()["predictions"] == [row.label]
         seen.errors += not answer.is_success
-        outcome = {
+        outcome: dict[str, object] = {
             "request_id": answer.headers["x-request-id"],
             "name": "label",
             "value": {"correct": int(is_correct), "count": 1},

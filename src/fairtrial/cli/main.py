@@ -78,7 +78,7 @@ def demo(
     users: Annotated[int, Parameter(help="Users to send; more users, longer run.")] = 1_200,
     seed: int = 7,
     state: Annotated[Path | None, Parameter(help="Keep everything here; default: a temporary directory.")] = None,
-    output: Output = "table",
+    output: Annotated[Literal["table", "json"], Parameter(name=["--output", "-o"])] = "table",
 ) -> int:
     """Let two real models compete for about a minute, and print the verdict."""
     from fairtrial.cli.demo import MOST_USERS, Scenario

@@ -30,7 +30,8 @@ class GuardrailReading:
 
     effect: absolute, treatment minus control. interval, relative_interval: the plan's, absolute and as a fraction of
     control. control_level, treatment_level: `stats.levels`; needed for a relative margin and for a limit. events: of a
-    proportion, (units with the event, units) of the treatment.
+    proportion, (units with the event, units) of the treatment. events_at_most: the same where units make several
+    requests, each counted as if it were a unit's only one.
     """
 
     metric: str
@@ -44,6 +45,7 @@ class GuardrailReading:
     margin: Margin | None = None
     limit: float | None = None
     events: tuple[int, int] | None = None
+    events_at_most: tuple[int, int] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,7 +78,29 @@ def judge_guardrail(
     breach = _limit_breach(reading, share, tightest_at) or _harm(reading, share, tightest_at)
     if breach is not None:
         return _result(reading, CheckState.FAILED, State.WORSE, breach)
-    return _without_margin(reading) if reading.margin is None else _non_inferiority(reading, reading.margin)
+    if reading.margin is None:
+        return _without_margin(reading)
+    if _is_rarely_bad(reading, reading.margin, alpha):
+        message = (
+            f"{reading.metric} of {reading.variant} are so rare that they stay below the margin of "
+            f"{_show(reading.margin)} on their own, whatever control's are"
+        )
+        return _result(reading, CheckState.OK, State.NOT_WORSE, Reason("guardrail_passed", message))
+    return _non_inferiority(reading, reading.margin)
+
+
+def _is_rarely_bad(reading: GuardrailReading, margin: Margin, alpha: float) -> bool:
+    """Safe without a difference: treatment's rate is below the margin by itself, and control's is at least zero.
+
+    Answers where a difference cannot: two variants without a single error have no spread to compute one from. Exact,
+    and valid at any look. A plan that allows one look keeps its lock.
+    """
+    refusal = reading.interval
+    if not isinstance(refusal, NotEnoughData) or refusal.code == "locked" or reading.events_at_most is None:
+        return False
+    if reading.better is not Better.LOWER or margin.is_relative or not 0.0 < margin.value < 1.0:
+        return False
+    return rate_below(*reading.events_at_most, margin.value) <= alpha / 2.0
 
 
 def _limit_breach(reading: GuardrailReading, alpha: float, tightest_at: int) -> Reason | None:

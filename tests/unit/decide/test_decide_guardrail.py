@@ -116,3 +116,36 @@ def test_what_cannot_be_computed_waits_and_says_why() -> None:
     assert "control has 0 units" in result.reason.message
     unmargined = replace(given, margin=None)
     assert judge_guardrail(unmargined, alpha=0.05, alarms=1).state is CheckState.WAITING
+
+
+TWO_POINTS = Margin(0.02, is_relative=False)
+
+
+def without_spread(events_at_most: tuple[int, int], margin: Margin = TWO_POINTS) -> GuardrailReading:
+    """No error in control, few in treatment: no difference can be computed."""
+    nothing = NotEnoughData("no unit differs from another in either variant", "no_variation")
+    return GuardrailReading(
+        "errors", "b", Better.LOWER, nothing, nothing, nothing, nothing, nothing, margin, events_at_most=events_at_most
+    )
+
+
+def test_no_error_among_many_units_passes_although_no_difference_can_be_computed() -> None:
+    # Rule of three: 0 of 600 bounds the rate at about 0.5 %, well below a margin of 2 points.
+    result = judge_guardrail(without_spread((0, 600)), alpha=0.05, alarms=2)
+    assert result.state is CheckState.OK
+    assert result.comparison is State.NOT_WORSE
+
+
+def test_no_error_among_few_units_proves_nothing() -> None:
+    # 0 of 100 still allows 3 %.
+    assert judge_guardrail(without_spread((0, 100)), alpha=0.05, alarms=2).state is CheckState.WAITING
+
+
+def test_a_relative_margin_cannot_be_passed_without_a_level_of_control() -> None:
+    given = without_spread((0, 600), Margin(0.2, is_relative=True))
+    assert judge_guardrail(given, alpha=0.05, alarms=2).state is CheckState.WAITING
+
+
+def test_a_method_with_one_look_keeps_its_lock_on_rare_events() -> None:
+    given = replace(without_spread((0, 600)), interval=NotEnoughData("one look", "locked"))
+    assert judge_guardrail(given, alpha=0.05, alarms=2).state is CheckState.WAITING
