@@ -135,8 +135,8 @@ class IntakeProtocol(asyncio.Protocol):
     """One connection of the control port, until it turns out to be somebody else's."""
 
     __slots__ = (
-        "_active_at", "_body", "_buffer", "_is_closing", "_is_writable", "_linger_at", "_loop", "_request_at", "_server",
-        "_slots", "_transport",
+        "_active_at", "_body", "_buffer", "_is_closing", "_is_writable", "_linger_at", "_loop", "_request_at",
+        "_server", "_slots", "_transport",
     )  # fmt: skip
 
     def __init__(self, server: IntakeServer) -> None:

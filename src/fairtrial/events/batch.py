@@ -110,19 +110,21 @@ class Batch:
         """Take out what was seen before, in this batch or in the files of its days."""
         if self._stream not in DEDUPLICATED:
             return
-        self._drop_repeated_in_batch()
+        # The files first: a record that is repeated here and known there is compared with the one that was kept.
         for part in self.days():
             self._drop_known(part.number, part.number, files_of_day, "true")
             self._drop_known(part.number, part.number - 1, files_of_day, 'b."at" = b.received_at')
+        self._drop_repeated_in_batch()
 
     def _drop_repeated_in_batch(self) -> None:
-        repeated = self._one("SELECT count(*) - count(DISTINCT (day_, id)) FROM batch WHERE id IS NOT NULL")[0]
+        left = "rowid NOT IN (SELECT row_ FROM dropped)"
+        repeated = self._one(f"SELECT count(*) - count(DISTINCT (day_, id)) FROM batch WHERE {left}")[0]  # noqa: S608
         content = content_of(self._stream, "b")
         if repeated:
             self._con.execute(
                 "INSERT INTO dropped SELECT row_, c IS DISTINCT FROM first_c FROM ("  # noqa: S608 - our own columns
                 f" SELECT b.rowid AS row_, {content} AS c, first_value({content}) OVER w AS first_c,"
-                " row_number() OVER w AS n FROM batch b WHERE id IS NOT NULL"
+                f" row_number() OVER w AS n FROM batch b WHERE {left}"
                 " WINDOW w AS (PARTITION BY day_, id ORDER BY b.rowid)) WHERE n > 1"
             )
         first = content_of(self._stream, "f")

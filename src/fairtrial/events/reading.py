@@ -159,5 +159,6 @@ def read_frames(directory: Path, start: Position = START) -> Iterator[Frame]:
             continue
         path = directory / segment_name(seq)
         offset = start.offset if seq == start.seq else HEADER_BYTES
-        if offset <= path.stat().st_size - SEAL_BYTES:
-            yield from scan_segment(path, seq=seq, start=offset, is_last=seq == segments[-1], is_thorough=False)
+        is_last = seq == segments[-1]
+        if is_last or offset <= path.stat().st_size - SEAL_BYTES:
+            yield from scan_segment(path, seq=seq, start=offset, is_last=is_last, is_thorough=False)

@@ -134,6 +134,14 @@ def test_the_first_written_wins_and_a_conflict_is_set_apart(tmp_path: Path, comp
     assert "different content" in str(rejected[0][2])
 
 
+def test_repeats_in_a_batch_are_compared_with_what_was_kept_before(tmp_path: Path, compactor: Compactor) -> None:
+    write(tmp_path, outcome("a", value=1.0))
+    compactor.run_once()
+    write(tmp_path, outcome("a", value=2.0), outcome("a", value=2.0), outcome("a", value=1.0))
+    result = compactor.run_once()
+    assert (result.rows, result.duplicates, result.conflicts) == (0, 1, 2)
+
+
 def test_an_id_on_another_day_is_another_event(tmp_path: Path, compactor: Compactor) -> None:
     write(tmp_path, outcome("a"), outcome("a", NOON + DAY))
     compactor.run_once()
