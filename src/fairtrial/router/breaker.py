@@ -19,15 +19,19 @@ class BreakerState(IntEnum):
 
 
 class Breaker:
-    """failures: in a row, that open it, >= 1. pause: ticks it stays open. is_tripped: not closed (read per request)."""
+    """failures: in a row, that open it, >= 1. pause: ticks it stays open.
 
-    __slots__ = ("_failures_in_row", "_limit", "_next_probe", "_pause", "is_tripped", "times_opened")
+    is_tripped: not closed. has_failures: since the last answer. Both are plain attributes, read for every request.
+    """
+
+    __slots__ = ("_failures_in_row", "_limit", "_next_probe", "_pause", "has_failures", "is_tripped", "times_opened")
 
     def __init__(self, *, failures: int, pause: int) -> None:
         self._limit = failures
         self._pause = pause
         self._failures_in_row = 0
         self._next_probe = 0
+        self.has_failures = False
         self.is_tripped = False
         self.times_opened = 0
 
@@ -44,11 +48,13 @@ class Breaker:
     def record_answer(self) -> None:
         """The model answered, whatever the status."""
         self._failures_in_row = 0
+        self.has_failures = False
         self.is_tripped = False
 
     def record_failure(self, now: int) -> None:
         """The model could not be reached, hung up, or was silent for too long."""
         self._failures_in_row += 1
+        self.has_failures = True
         if self._failures_in_row >= self._limit or self.is_tripped:
             if not self.is_tripped:
                 self.times_opened += 1

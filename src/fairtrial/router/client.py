@@ -370,16 +370,8 @@ class ClientConnection(asyncio.Protocol):
             view = table.view(head, request_id)
             self._collect(Collector(head, (endpoint,), view, decision, started_ns), endpoint, data)
             return
-        exchange = Exchange(
-            self,
-            endpoint,
-            decision,
-            method=head.method,
-            head=head.head,
-            started_ns=started_ns,
-            request_id=request_id,
-        )
         body = self._expect_body(head, endpoint, data, payload_only=False)
+        exchange = Exchange(self, endpoint, decision, head.method, head.head, started_ns, request_id)
         self._launch(exchange, decision, body)
         if head.expects_continue and self._state != _ANSWER and self.exchange is exchange and not body:
             self.transport.write(CONTINUE)
@@ -389,10 +381,13 @@ class ClientConnection(asyncio.Protocol):
         self.exchange = exchange
         if decision.shadows:
             exchange.shadows = ShadowSet.drawn(decision.shadows, self.worker)
-        if endpoint.total_ticks is not None:
-            self._last_tick = self.worker.wheel.now + endpoint.total_ticks
+        wheel = self.worker.wheel
         is_whole = self._state == _ANSWER
-        self._arm(endpoint.first_byte_ticks if is_whole else endpoint.idle_ticks)
+        if endpoint.total_ticks is None:
+            wheel.arm(self, endpoint.first_byte_ticks if is_whole else endpoint.idle_ticks)
+        else:
+            self._last_tick = wheel.now + endpoint.total_ticks
+            self._arm(endpoint.first_byte_ticks if is_whole else endpoint.idle_ticks)
         exchange.start(body, is_whole=is_whole)
 
     def _expect_body(self, head: RequestHead, endpoint: EndpointPlan, data: bytes, *, payload_only: bool) -> bytes:
@@ -518,15 +513,9 @@ class ClientConnection(asyncio.Protocol):
         except WireError as error:
             self.refuse(error.status, error.reason)
             return
-        exchange = Exchange(
-            self,
-            endpoint,
-            decision,
-            method=collector.head.method,
-            head=collector.framed_head(is_whole=is_whole),
-            started_ns=collector.started_ns,
-            request_id=collector.view.request_id,
-        )
+        head = collector.framed_head(is_whole=is_whole)
+        request_id = collector.view.request_id
+        exchange = Exchange(self, endpoint, decision, collector.head.method, head, collector.started_ns, request_id)
         self._rechunks = collector.head.is_chunked and not is_whole
         self._launch(exchange, decision, collector.framed_body(is_whole=is_whole))
 

@@ -81,7 +81,7 @@ class Collector:
             endpoint, decision = table.decide(self.plans, view)
         if decision.arm.patch is not None and not view.has_document:
             reason = BODY_NOT_JSON if is_whole else BODY_TOO_LARGE
-            decision = decision._replace(unfit=reason)
+            decision = msgspec.structs.replace(decision, unfit=reason)
         return endpoint, decision
 
     def framed_head(self, *, is_whole: bool) -> bytes:

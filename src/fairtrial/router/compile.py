@@ -37,6 +37,7 @@ from fairtrial.router.plan import (
     Arm,
     CompiledModel,
     CountMissing,
+    Decision,
     EndpointPlan,
     ExperimentPlan,
     ShadowPlan,
@@ -202,13 +203,15 @@ class _Compiler:
         match = endpoint.match
         timeouts = endpoint.timeouts
         is_bare = not (match.host or match.headers or match.model)
+        stable = self._stable_arm(endpoint)
         return EndpointPlan(
             name=endpoint.name,
             path=match.path.encode(),
             host=match.host.encode(),
             headers=tuple((self._indexes[name.encode()], value.encode()) for name, value in match.headers),
             model=match.model,
-            stable=self._stable_arm(endpoint),
+            stable=stable,
+            unenrolled=Decision(stable, ""),
             experiments=tuple(self._experiment(each, allocation, endpoint) for each, allocation in running),
             fast=self._fast_index([each for each, _ in running]) if is_bare else -1,
             needs_json=any(_reads_json(each, endpoint) for each, _ in running),

@@ -5,32 +5,43 @@ Counters outlive snapshots: a route table borrows them by label, so a swap never
 
 from __future__ import annotations
 
-from bisect import bisect_left
 from collections import Counter
 from typing import Final
 
-_MS: Final = 1_000_000
-# Nanoseconds. Model calls take from a millisecond (a tree) to half a minute (a long completion).
-REQUEST_BOUNDS: Final = tuple(
-    int(ms * _MS) for ms in (0.5, 1, 2.5, 5, 10, 25, 50, 100, 250, 500, 1_000, 2_500, 5_000, 10_000, 30_000)
-)
-OVERHEAD_BOUNDS: Final = tuple(int(ms * _MS) for ms in (0.025, 0.05, 0.1, 0.2, 0.5, 1, 2.5, 5, 10, 50))
+# Durations fall into buckets by powers of two of a nanosecond: `int.bit_length` finds one in 0.05 us, where bisecting
+# round bounds takes twice that. Rendered bounds go from 16 us to 34 s; the ends collect what lies beyond.
+FIRST_BIT: Final = 14
+LAST_BIT: Final = 35
+_BITS: Final = 64
 
 
 class Histogram:
-    """Counts of durations by upper bound. bounds: nanoseconds, rising; one more count holds the rest."""
+    """Counts of durations by bit length of their nanoseconds, and their sum."""
 
-    __slots__ = ("bounds", "counts", "sum_ns")
+    __slots__ = ("counts", "sum_ns")
 
-    def __init__(self, bounds: tuple[int, ...]) -> None:
-        self.bounds = bounds
-        self.counts = [0] * (len(bounds) + 1)
+    def __init__(self) -> None:
+        self.counts = [0] * _BITS
         self.sum_ns = 0
 
     def observe(self, ns: int) -> None:
-        """Count one duration of `ns` nanoseconds."""
-        self.counts[bisect_left(self.bounds, ns)] += 1
+        """Count one duration of `ns` nanoseconds, at least 0."""
+        self.counts[ns.bit_length()] += 1
         self.sum_ns += ns
+
+    def cumulative(self) -> list[tuple[float, int]]:
+        """(upper bound in seconds, durations up to it), rising; without the infinite one."""
+        total = sum(self.counts[:FIRST_BIT])
+        rows = []
+        for bit in range(FIRST_BIT, LAST_BIT + 1):
+            total += self.counts[bit]
+            rows.append(((1 << bit) / 1e9, total))
+        return rows
+
+    @property
+    def count(self) -> int:
+        """Durations counted."""
+        return sum(self.counts)
 
 
 class ArmCounters:
@@ -57,7 +68,7 @@ class ArmCounters:
         self.timeout = 0
         self.fallback = 0
         self.exposures = 0
-        self.duration = Histogram(REQUEST_BOUNDS)
+        self.duration = Histogram()
 
 
 class ModelCounters:
@@ -68,7 +79,7 @@ class ModelCounters:
     def __init__(self, model: str, version: str) -> None:
         self.model = model
         self.version = version
-        self.duration = Histogram(REQUEST_BOUNDS)
+        self.duration = Histogram()
         self.connects = 0
         self.connect_failures = 0
         self.retries = 0
@@ -98,7 +109,7 @@ class WorkerCounters:
     def __init__(self) -> None:
         self.arms: dict[tuple[str, str, str], ArmCounters] = {}
         self.models: dict[tuple[str, str], ModelCounters] = {}
-        self.overhead = Histogram(OVERHEAD_BOUNDS)
+        self.overhead = Histogram()
         self.accepted = 0
         self.unrouted = 0
         self.snapshot_errors = 0

@@ -65,11 +65,9 @@ class _Page:
         self.lines.append(f"{name}{_labels(labels)} {value}")
 
     def histogram(self, name: str, labels: Mapping[str, str], histogram: Histogram) -> None:
-        total = 0
-        for bound, count in zip(histogram.bounds, histogram.counts, strict=False):
-            total += count
-            self.sample(f"{name}_bucket", {**labels, "le": f"{bound / 1e9:g}"}, total)
-        total += histogram.counts[-1]
+        for bound, count in histogram.cumulative():
+            self.sample(f"{name}_bucket", {**labels, "le": f"{bound:.9g}"}, count)
+        total = histogram.count
         self.sample(f"{name}_bucket", {**labels, "le": "+Inf"}, total)
         self.sample(f"{name}_sum", labels, histogram.sum_ns / 1e9)
         self.sample(f"{name}_count", labels, total)

@@ -8,7 +8,9 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Final, NamedTuple
+from typing import Final
+
+import msgspec
 
 from fairtrial.model.experiment import JsonValue
 from fairtrial.router.counters import ArmCounters
@@ -107,7 +109,7 @@ def check_unit(unit: str) -> None:
         raise WireError(400, f"the unit is longer than {MAX_UNIT_BYTES} bytes")
 
 
-class Decision(NamedTuple):
+class Decision(msgspec.Struct, frozen=True, gc=False):
     """Where a request goes. unit: empty where it is not enrolled; then arm is the endpoint's stable one.
 
     unfit: why the arm cannot serve this request, so that the stable model does; empty where it can.
@@ -124,7 +126,8 @@ class EndpointPlan:
     """One endpoint. Waits are ticks. host, headers, model: what else must match besides the path; see `Match`.
 
     headers: (index of a captured header, its exact value). fast: the index of the captured unit header where one
-    experiment without audience decides, else -1. needs_json: assignment reads the JSON body.
+    experiment without audience decides, else -1. needs_json: assignment reads the JSON body. unenrolled: to the stable
+    model, as no unit of an experiment.
     """
 
     name: str
@@ -143,6 +146,7 @@ class EndpointPlan:
     idle_ticks: int
     total_ticks: int | None
     max_body_bytes: int
+    unenrolled: Decision
 
     def takes_head(self, view: RequestView) -> bool:
         """True where host and headers match (the path is known to)."""
@@ -165,4 +169,4 @@ class EndpointPlan:
             chosen = experiment.choose(view, counts)
             if chosen is not None:
                 return Decision(chosen[0], chosen[1], experiment.shadows)
-        return Decision(self.stable, "")
+        return self.unenrolled

@@ -141,6 +141,7 @@ class ShadowCopy:
         "_fingerprint",
         "_first_ns",
         "_head",
+        "_idle_ticks",
         "_is_done",
         "_is_primary_done",
         "_primary",
@@ -178,6 +179,7 @@ class ShadowCopy:
         self.wants_payload = True
         self.is_sent = True
         self.connect_s = exchange.connect_s
+        self._idle_ticks = exchange.endpoint.idle_ticks
         self.deadline = worker.wheel.now + exchange.endpoint.first_byte_ticks
 
     # -- UpstreamUser ----------------------------------------------------------------------------------------------
@@ -214,8 +216,13 @@ class ShadowCopy:
         self._fingerprint = Fingerprint(head, is_raw=False, limits=self._arm.model.pool.limits)
         self._fingerprint.add(body)
 
+    def on_progress(self) -> None:
+        """Move the deadline."""
+        self.deadline = self._worker.wheel.now + self._idle_ticks
+
     def on_body(self, data: bytes) -> None:
         """Hash and forget."""
+        self.on_progress()
         if self._fingerprint is not None:
             self._fingerprint.add(data)
 

@@ -8,9 +8,9 @@ from typing import Final
 
 from fairtrial.model.allocation import Snapshot
 from fairtrial.router.counters import WorkerCounters
-from fairtrial.router.plan import CountMissing, Decision, EndpointPlan, check_unit
+from fairtrial.router.plan import MAX_UNIT_BYTES, CountMissing, Decision, EndpointPlan, check_unit
 from fairtrial.router.pool import ModelPool
-from fairtrial.router.view import NO_UNIT, RequestView, header_text
+from fairtrial.router.view import NO_UNIT, RequestView
 from fairtrial.router.wheel import ticks
 from fairtrial.wire.errors import WireError
 from fairtrial.wire.limits import Limits
@@ -134,14 +134,15 @@ class RouteTable:
     def decide_by_header(self, endpoint: EndpointPlan, value: bytes | None) -> Decision:
         """`decide` for one experiment whose unit is a header: most requests of most routers."""
         experiment = endpoint.experiments[0]
-        unit = header_text(value)
-        if not unit:
+        if not value:
             self._count_missing(experiment.name, NO_UNIT)
-            return Decision(endpoint.stable, "")
-        check_unit(unit)
+            return endpoint.unenrolled
+        unit = value.decode("utf-8", "surrogateescape")
+        if len(value) > MAX_UNIT_BYTES:
+            check_unit(unit)
         index = experiment.variant_of(unit)
         if index < 0:
-            return Decision(endpoint.stable, "")
+            return endpoint.unenrolled
         return Decision(experiment.arms[index], unit, experiment.shadows)
 
 

@@ -68,6 +68,9 @@ class UpstreamUser(Protocol):
     def on_head(self, head: ResponseHead, body: bytes, framing: Framing) -> None:
         """The final head came, with the part of the body that was read along with it (LENGTH only; else b"")."""
 
+    def on_progress(self) -> None:
+        """The body goes on: start its idle clock."""
+
     def on_body(self, data: bytes) -> None:
         """More body."""
 
@@ -217,17 +220,17 @@ class UpstreamConnection(asyncio.Protocol):
         framing = head.framing
         size = head.size
         if framing is Framing.LENGTH:
-            length = head.content_length or 0
-            left = size + length - len(data)
+            left = size + (head.content_length or 0) - len(data)
             if left < 0:
                 self._keep_alive = False
                 data = data[:left]
             user.on_head(head, data[size:], framing)
-            if left <= 0:
-                self._complete(user)
-            else:
+            if left > 0:
                 self._left = left
                 self._state = _LENGTH
+                user.on_progress()
+            else:
+                self._complete(user)
         elif framing is Framing.NO_BODY:
             if len(data) > size:
                 self._keep_alive = False
@@ -244,6 +247,7 @@ class UpstreamConnection(asyncio.Protocol):
             self._state = _UNTIL_CLOSE
             self._keep_alive = False
         user.on_head(head, b"", framing)
+        user.on_progress()
         if rest and self.user is user:
             self.data_received(rest)
 
