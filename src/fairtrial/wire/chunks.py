@@ -51,18 +51,22 @@ class ChunkDecoder:
     """One chunked body. Made anew for each; must not be fed again after its end or after an error.
 
     raw: `feed` gives the body with its chunk framing; else its payload. is_response: errors are 502, and
-    `limits.max_body_bytes` does not apply (a stream may be as long as it likes). payload_bytes: seen so far.
+    `limits.max_body_bytes` does not apply (a stream may be as long as it likes). max_payload_bytes: takes its place
+    where given (413). payload_bytes: announced by the chunks so far, so a chunk that is too long is refused at once.
     """
 
     __slots__ = ("_extension_bytes", "_held", "_is_raw", "_left", "_limits", "_max_payload", "_state", "_status",
                  "_trailer_bytes", "_trailers", "payload_bytes")  # fmt: skip
 
-    def __init__(self, limits: Limits, *, raw: bool = True, is_response: bool = False) -> None:
+    def __init__(
+        self, limits: Limits, *, raw: bool = True, is_response: bool = False, max_payload_bytes: int | None = None
+    ) -> None:
         self.payload_bytes = 0
         self._limits = limits
         self._is_raw = raw
         self._status = 502 if is_response else 400
-        self._max_payload = None if is_response else limits.max_body_bytes
+        default = None if is_response else limits.max_body_bytes
+        self._max_payload = default if max_payload_bytes is None else max_payload_bytes
         self._state = _Expects.SIZE
         self._left = 0
         self._held = b""  # an unfinished line, or half of a CRLF
@@ -104,7 +108,7 @@ class ChunkDecoder:
     def _count_payload(self, length: int) -> None:
         self.payload_bytes += length
         if self._max_payload is not None and self.payload_bytes > self._max_payload:
-            raise WireError(413, f"the body is longer than {self._max_payload} bytes")
+            raise self._error(f"the body is longer than {self._max_payload} bytes", 413)
 
     def _run(self, data: bytes, position: int, pieces: list[bytes]) -> int:  # noqa: C901, PLR0912 - a call per state costs 0.2 us each
         """Read on. `start` is where bytes begin that go out as they came and have not been handed out yet."""

@@ -200,6 +200,14 @@ def test_a_finished_decoder_is_not_fed_again() -> None:
         decoder.feed(b"0\r\n\r\n")
 
 
+def test_a_chunk_too_long_for_its_endpoint_is_refused_before_it_comes() -> None:
+    decoder = ChunkDecoder(Limits(), max_payload_bytes=10)
+    assert decoder.feed(b"5\r\nhello\r\n5\r\nworld\r\n")[1] == -1
+    with pytest.raises(WireError, match="longer than 10 bytes") as caught:
+        decoder.feed(b"FFFF\r\n")
+    assert caught.value.status == 413
+
+
 def test_the_last_chunk_is_not_shown_before_the_end() -> None:
     decoder = ChunkDecoder(Limits())
     assert decoder.feed(b"1\r\na\r\n0\r\n") == ([b"1\r\na\r\n"], -1)
