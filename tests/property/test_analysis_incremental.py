@@ -6,6 +6,7 @@ import json
 import math
 import random
 from collections import defaultdict
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +31,8 @@ from fairtrial.model.experiment import (
     Variant,
 )
 from fairtrial.stats.moments import Comoments
+from fairtrial.stats.quantile import QuantileSummary
+from fairtrial.stats.result import NotEnoughData
 
 Row = dict[str, Any]
 
@@ -196,6 +199,15 @@ def naive_cells(events: dict[str, list[Row]], metric: Metric, now: int) -> dict[
     return {cell: Comoments.of([y for y, _ in pairs], [x for _, x in pairs]) for cell, pairs in cells.items()}
 
 
+def naive_quantiles(events: dict[str, list[Row]]) -> dict[Cell, QuantileSummary | NotEnoughData]:
+    units, _ = naive_units(events)
+    rows: dict[Cell, list[tuple[float, int]]] = defaultdict(list)
+    for row in events["requests"]:
+        if row["kind"] == "primary" and row["unit"] in units and row["at"] >= units[row["unit"]][0]:
+            rows[units[row["unit"]][1]].append((row["latency_us"] / 1e6, row["unit"]))
+    return {cell: QuantileSummary.of([v for v, _ in some], [u for _, u in some], 0.9) for cell, some in rows.items()}
+
+
 # --- comparison ------------------------------------------------------------------------------------------------------
 
 
@@ -221,6 +233,20 @@ def assert_same(left: ExperimentMoments, right: ExperimentMoments) -> None:
         assert one.pooled_quantiles == other.pooled_quantiles
         for cell, comoments in one.cells.items():
             assert_close(comoments, other.cells[cell])
+
+
+Quantiles = Mapping[Cell, QuantileSummary | NotEnoughData]
+
+
+def assert_same_quantiles(found: Quantiles, expected: Quantiles) -> None:
+    assert found.keys() == expected.keys()
+    for cell, summary in expected.items():
+        other = found[cell]
+        if isinstance(summary, NotEnoughData) or isinstance(other, NotEnoughData):
+            assert other == summary
+        else:
+            assert (other.units, other.value) == (summary.units, summary.value)
+            assert other.std_error == pytest.approx(summary.std_error, rel=1e-12)
 
 
 @pytest.mark.parametrize("seed", range(6))
@@ -252,6 +278,7 @@ def test_any_order_and_any_batches_equal_full_and_naive_recompute(tmp_path: Path
     assert {cell: n for cell, n in full.units.items() if n} == counts
     for found in full.metrics:
         if found.plan.metric.kind is MetricKind.QUANTILE:
+            assert_same_quantiles(found.quantiles, naive_quantiles(events))
             continue
         expected = naive_cells(events, found.plan.metric, now)
         assert {cell: c for cell, c in found.cells.items() if c.count}.keys() == expected.keys()
