@@ -24,4 +24,4 @@ def test_the_first_trial_ends_with_ship_and_an_intact_log(tmp_path: Path) -> Non
     )
     assert run.returncode == 0, run.stderr
     assert "2000 users, 2000 outcomes accepted" in run.stdout
-    assert "ship" in run.stdout
+    assert "SHIP" in run.stdout, run.stdout

@@ -109,7 +109,9 @@ def validate(
 @app.command
 def assign(
     experiment: str,
-    units: Annotated[list[str] | None, Parameter(help="Unit ids; none, or `-`: one a line on stdin.")] = None,
+    units: Annotated[
+        list[str] | None, Parameter(help="Unit ids; none, or `-`: one a line on stdin.", allow_leading_hyphen=True)
+    ] = None,
     *,
     file: FileOption,
     stage: Annotated[str | None, Parameter(help="Share of all traffic that meets the treatment, such as 20%.")] = None,
@@ -117,6 +119,9 @@ def assign(
     """Print the assignment of units, one JSON object a line. Computed here: no server is asked."""
     from fairtrial.cli.assign import assign as run_assign
 
+    options = [unit for unit in units or [] if unit.startswith("-") and unit != "-"]
+    if options:
+        raise ConfigError(f"unknown option {options[0]}; a unit that begins with a hyphen goes through standard input")
     return run_assign(experiment, file, units or [], stage=stage)
 
 
@@ -163,20 +168,22 @@ def analyze(
 
 @app.command
 def events(
-    stream: Annotated[Literal["requests", "exposures", "outcomes", "rejected"], Parameter()] = "outcomes",
+    stream: Annotated[str, Parameter(help="requests, exposures or outcomes; all of them without.")] = "",
     *,
     state: StateOption = DEFAULT_STATE,
     limit: Annotated[int | None, Parameter(help="Stop after so many records.")] = None,
-    follow: Annotated[bool, Parameter(name=["--follow", "-w"], help="Wait for more.")] = False,
-    verify: Annotated[bool, Parameter(help="Check every frame of every stream instead of printing.")] = False,
-    output: Annotated[Literal["table", "json"], Parameter(name=["--output", "-o"])] = "json",
+    start: Annotated[str, Parameter(help="Position to begin at, as printed (segment:offset).")] = "",
+    follow: Annotated[bool, Parameter(name=["--watch", "-w"], help="Wait for more.")] = False,
+    verify: Annotated[bool, Parameter(help="Check every frame of every log instead of printing.")] = False,
+    output: Annotated[Literal["table", "json"], Parameter(name=["--output", "-o"])] = "table",
 ) -> int:
     """Read the event log, or verify it (exit 1 where acknowledged bytes do not check out)."""
-    from fairtrial.cli import events as commands
+    from fairtrial.cli.events import read_events
+    from fairtrial.cli.events import verify as verify_logs
 
     if verify:
-        return commands.verify(state)
-    return commands.read_events(state, stream, limit=limit, follow=follow, output=output)
+        return verify_logs(state, output=output)
+    return read_events(state, stream, limit=limit, start=start, follow=follow, output=output)
 
 
 def main() -> None:
