@@ -173,7 +173,7 @@ _LENIENT = (
     # White space around `;` and `=` of a chunk extension (BWS, RFC 9112, 7.1.1): the extension is dropped.
     re.compile(rb"\r\n[0-9A-Fa-f]+[ \t]*;"),
     # A framing field in the trailer section (RFC 9110, 6.5.1): the trailers are dropped.
-    re.compile(rb"\r\n0+\r\n(?s:.*)(?i:\n(?:transfer-encoding|content-length|host):)"),
+    re.compile(rb"\r\n0+\r(?s:.*)(?i:\n(?:transfer-encoding|content-length|host):)"),
 )
 
 
