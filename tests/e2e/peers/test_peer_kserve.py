@@ -14,8 +14,7 @@ from tests.e2e.support_router import asking, running_router
 
 from fairtrial.model.parse import check_experiment
 
-# The first test of a fresh clone installs the peer. One group: `pytest --dist loadgroup` starts each server once.
-pytestmark = [pytest.mark.peer, pytest.mark.timeout(600), pytest.mark.xdist_group("peers")]
+pytestmark = [pytest.mark.peer, pytest.mark.timeout(600)]  # the first test of a fresh clone installs the peer
 
 V1_PATH = "/v1/models/digits:predict"
 V2_PATH = "/v2/models/digits/infer"
