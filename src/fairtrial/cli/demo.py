@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Literal
 import httpx
 import msgspec
 
+from fairtrial.model.errors import UpstreamError
 from fairtrial.model.view import ExperimentView
 
 if TYPE_CHECKING:
@@ -94,22 +95,35 @@ class Addresses:
     control: str
 
 
-async def _first_line(process: asyncio.subprocess.Process, what: str) -> str:
+async def _first_line(process: asyncio.subprocess.Process, messages: Path) -> str:
+    """The line that says a process is ready. Raises UpstreamError with its own words where it is not."""
     assert process.stdout is not None
     try:
         line = await asyncio.wait_for(process.stdout.readline(), START_TIMEOUT_S)
     except TimeoutError:
-        raise RuntimeError(f"{what} did not start within {START_TIMEOUT_S:.0f} s") from None
+        raise UpstreamError(f"{messages.stem} did not start within {START_TIMEOUT_S:.0f} s") from None
     if not line:
-        raise RuntimeError(f"{what} ended with code {await process.wait()} before it was ready; see its messages above")
+        code = await process.wait()
+        raise UpstreamError(f"{messages.stem} ended with code {code} before it was ready:\n{_words(messages)}")
     return line.decode().strip()
 
 
+def _words(messages: Path) -> str:
+    return messages.read_text(errors="replace").strip()
+
+
 @contextlib.asynccontextmanager
-async def _process(*arguments: str) -> AsyncIterator[asyncio.subprocess.Process]:
-    process = await asyncio.create_subprocess_exec(
-        sys.executable, "-m", *arguments, stdin=asyncio.subprocess.DEVNULL, stdout=asyncio.subprocess.PIPE
-    )
+async def _process(*arguments: str, messages: Path) -> AsyncIterator[asyncio.subprocess.Process]:
+    """Run a module; what it says on stderr goes to `messages`, so that the screen stays readable."""
+    with messages.open("wb") as stderr:
+        process = await asyncio.create_subprocess_exec(
+            sys.executable,
+            "-m",
+            *arguments,
+            stdin=asyncio.subprocess.DEVNULL,
+            stdout=asyncio.subprocess.PIPE,
+            stderr=stderr,
+        )
     try:
         yield process
     finally:
@@ -136,12 +150,14 @@ def _model_arguments(scenario: Scenario, *, is_challenger: bool, seed: int) -> l
 async def _system(scenario: Scenario, *, users: int, seed: int, state: Path) -> AsyncIterator[Addresses]:
     """Two model servers and `fairtrial up` in front of them, all on free ports; stopped on the way out."""
     async with contextlib.AsyncExitStack() as stack:
+        logs = [state / "champion.log", state / "challenger.log"]
         servers = [
-            await stack.enter_async_context(_process(*_model_arguments(scenario, is_challenger=c, seed=seed)))
+            await stack.enter_async_context(
+                _process(*_model_arguments(scenario, is_challenger=c, seed=seed), messages=logs[c])
+            )
             for c in (False, True)
         ]
-        names = ("the champion's model server", "the challenger's model server")
-        ports = await asyncio.gather(*(_first_line(s, n) for s, n in zip(servers, names, strict=True)))
+        ports = await asyncio.gather(*(_first_line(s, log) for s, log in zip(servers, logs, strict=True)))
         champion, challenger = (f"http://127.0.0.1:{port}" for port in ports)
         file = state / "experiment.yaml"
         file.write_text(
@@ -166,8 +182,11 @@ async def _system(scenario: Scenario, *, users: int, seed: int, state: Path) -> 
             "-o",
             "json",
         )
-        up = await stack.enter_async_context(_process("fairtrial.cli.main", "up", *arguments, "--refresh", "1s"))
-        ready = json.loads(await _first_line(up, "fairtrial up"))
+        up_log = state / "up.log"
+        up = await stack.enter_async_context(
+            _process("fairtrial.cli.main", "up", *arguments, "--refresh", "1s", messages=up_log)
+        )
+        ready = json.loads(await _first_line(up, up_log))
         yield Addresses(ready["router"], ready["control"])
 
 
@@ -197,7 +216,7 @@ async def _compete(driver: Driver, addresses: Addresses, screen: Screen) -> Expe
             await asyncio.sleep(1.0)
         view = await _view(client, addresses, fresh=True)
     if view is None:
-        raise RuntimeError("the control process has no view of the experiment")
+        raise UpstreamError("the control process has no view of the experiment")
     return view
 
 

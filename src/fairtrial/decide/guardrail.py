@@ -212,6 +212,12 @@ def _non_inferiority(reading: GuardrailReading, margin: Margin) -> GuardrailResu
 
 def _waiting(reading: GuardrailReading, refusal: NotEnoughData) -> GuardrailResult:
     message = f"{reading.metric} of {reading.variant} cannot be judged: {refusal.reason}"
+    if reading.events_at_most is not None and refusal.code != "locked":
+        events, units = reading.events_at_most
+        message = (
+            f"{reading.metric} of {reading.variant}: {events} in {units} units do not rule out its margin of "
+            f"{_show(reading.margin)} yet"
+        )
     reason = Reason("guardrail_waiting", message, "more matured units")
     return _result(reading, CheckState.WAITING, State.WAITING, reason)
 
