@@ -7,9 +7,12 @@ tried. 64 bits: with 10 million units two of them share a hash with probability 
 from __future__ import annotations
 
 from hashlib import blake2b
+from struct import Struct
 from typing import Final
 
 SECRET_BYTES: Final = 32
+# int.from_bytes with its two keywords costs 0.1 us more, a sixth of the whole.
+_UNPACK: Final = Struct(">q").unpack
 
 
 def unit_key(unit: str, secret: bytes) -> int:
@@ -35,4 +38,5 @@ class UnitKeyer:
         """Same number as `unit_key(unit, secret)`."""
         state = self._keyed.copy()
         state.update(unit.encode("utf-8", "surrogatepass"))
-        return int.from_bytes(state.digest(), "big", signed=True)
+        key: int = _UNPACK(state.digest())[0]
+        return key
