@@ -395,8 +395,8 @@ class ClientConnection(asyncio.Protocol):
         size = head.size
         length = head.content_length
         if head.is_chunked:
-            self._left = endpoint.max_body_bytes
-            self._chunks = ChunkDecoder(self.table.limits, raw=not payload_only)
+            most = endpoint.max_body_bytes
+            self._chunks = ChunkDecoder(self.table.limits, raw=not payload_only, max_payload_bytes=most)
             self._state = _CHUNKED
             return self._decode(data[size:]) if len(data) > size else b""
         if not length:
@@ -446,9 +446,6 @@ class ClientConnection(asyncio.Protocol):
         assert self._chunks is not None
         pieces, end = self._chunks.feed(data)
         piece = b"".join(pieces) if len(pieces) != 1 else pieces[0]
-        self._left -= len(piece)
-        if self._left < 0:
-            raise WireError(413, "the body is longer than this endpoint takes")
         if end >= 0:
             self._chunks = None
             self._state = _ANSWER
