@@ -1,6 +1,8 @@
 # Every target does its own set-up: the first one run makes .venv from requirements.lock.
 SHELL := /bin/sh
 BIN := .venv/bin
+# Many processes are started: each would compile every import again where this is set.
+unexport PYTHONDONTWRITEBYTECODE
 STAMP := .venv/.installed
 
 .PHONY: help demo test lint bench lock clean
