@@ -12,6 +12,7 @@ import duckdb
 
 from fairtrial.analysis import sql
 from fairtrial.analysis.foreign_metrics import MANY_ROWS, ForeignMetric
+from fairtrial.analysis.insert import insert_rows
 from fairtrial.model.errors import ConfigError, FairtrialError, NotFoundError
 from fairtrial.model.experiment import AnalysisPlan, MetricKind
 
@@ -163,7 +164,7 @@ def fill_unit_rows(con: duckdb.DuckDBPyConnection, question: TableQuestion, name
     """The tables that `refresh.py` would keep, from the rows: cell is the variant's place, for there is one epoch."""
     con.execute(sql.CREATE_TABLES)
     con.execute("CREATE TEMP TABLE arm (name VARCHAR, code TINYINT)")
-    con.executemany("INSERT INTO arm VALUES (?, ?)", [(name, code) for code, name in enumerate(names)])
+    insert_rows(con, "arm", [(name, code) for code, name in enumerate(names)])
     con.execute(_UNITS)
     con.execute(
         "INSERT INTO traffic SELECT 0, code, count(*), 0, 0, 0 FROM entry JOIN arm ON arm.name = variant GROUP BY code"

@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 import duckdb
 import msgspec
 
+from fairtrial.analysis.insert import insert_rows
 from fairtrial.model.experiment import Experiment, Method
 from fairtrial.model.view import Verdict
 from fairtrial.stats.group_sequential import MIN_STEP
@@ -72,8 +73,7 @@ def record_looks(
         for metric, fraction in now.items()
         if is_new_look(memory.fractions.get(metric, ()), fraction)
     ]
-    if rows:
-        con.executemany("INSERT INTO main.look VALUES (?, ?, ?, ?, ?)", rows)
+    insert_rows(con, "main.look", rows)
 
 
 def is_new_look(fractions: Sequence[float], fraction: float) -> bool:

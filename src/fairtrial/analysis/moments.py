@@ -1,30 +1,24 @@
 """From unit rows to moments: per metric and cell (variant x epoch), all that the statistics need to know.
 
-Two passes over the unit rows. The first finds each metric's mean, the second sums deviations from it, so that no digits
-are lost to large means. Units without a row have zeros: they count through `n` of the cell, never through the rows.
-Only matured units count: those whose outcome window has passed. The time "now" is an argument.
+Means and spreads come from `sums.py`, quantiles from `quantiles.py`. Only matured units count: those whose outcome
+window has passed. The time "now" is an argument.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from typing import Final, NamedTuple
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Final
 
 import duckdb
 
+from fairtrial.analysis.insert import insert_rows
 from fairtrial.analysis.quantiles import read_quantiles
 from fairtrial.analysis.rules import Estimator, MeasurePlan, MetricPlan
+from fairtrial.analysis.sums import Cell, MetricSums, centred_sums
 from fairtrial.stats.moments import Comoments
 from fairtrial.stats.quantile import QuantileSummary
 from fairtrial.stats.result import NotEnoughData
-
-
-class Cell(NamedTuple):
-    """The stratum of a unit: which variant it met first, in which epoch. arm: place in the split."""
-
-    epoch: int
-    arm: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,10 +69,11 @@ SELECT epoch, arm, count(*), count(*) FILTER (is_crossover), min(t0) FROM exp_un
 """
 _TRAFFIC: Final = "SELECT arm, sum(exposures), sum(requests), sum(errors), sum(fallbacks) FROM traffic GROUP BY arm"
 
+EVERYONE: Final = 1 << 62  # later than any first exposure: no window, so every unit has matured
+
 _SETTINGS: Final = """
 CREATE OR REPLACE TEMP TABLE setting (
-  metric UTINYINT, mature_until BIGINT, cap DOUBLE, is_share BOOLEAN,
-  centre_y DOUBLE DEFAULT 0, centre_d DOUBLE DEFAULT 0, centre_x DOUBLE DEFAULT 0
+  metric UTINYINT, mature_until BIGINT, cap DOUBLE, is_share BOOLEAN, is_ratio BOOLEAN
 )
 """
 _MATURED: Final = """
@@ -89,19 +84,6 @@ FROM (
 )
 JOIN setting USING (mature_until)
 """
-# What a unit's row is worth: 0/1 of a share, at most the cap of a mean.
-_WORTH: Final = """
-  SELECT metric, cell, CASE WHEN is_share THEN (y > 0)::DOUBLE ELSE least(y, coalesce(cap, y)) END - centre_y AS y,
-    d - centre_d AS d, x - centre_x AS x
-  FROM unit_metric JOIN setting USING (metric) WHERE t0 <= mature_until
-"""
-_TOTALS: Final = f"SELECT metric, cell, fsum(y), fsum(d), fsum(x) FROM ({_WORTH}) w GROUP BY metric, cell"  # noqa: S608
-# fsum is Kahan's sum: the order in which threads add then stays below the sixteenth digit.
-_SUMS: Final = f"""
-SELECT metric, cell, count(*), fsum(y), fsum(d), fsum(x),
-  fsum(y * y), fsum(d * d), fsum(x * x), fsum(y * d), fsum(y * x)
-FROM ({_WORTH}) w GROUP BY metric, cell
-"""  # noqa: S608 - constant
 
 
 def read_moments(con: duckdb.DuckDBPyConnection, plan: MeasurePlan, *, now: int) -> ExperimentMoments:
@@ -123,19 +105,13 @@ def _metrics(con: duckdb.DuckDBPyConnection, plan: MeasurePlan, now: int) -> tup
     if not plan.metrics:
         return ()
     con.execute(_SETTINGS)
-    settings = [
-        (metric.index, now - metric.matures_after, metric.metric.cap, metric.estimator is Estimator.SHARE)
-        if metric.metric.within_s is not None
-        else (metric.index, 1 << 62, metric.metric.cap, metric.estimator is Estimator.SHARE)
-        for metric in plan.metrics
-    ]
-    con.executemany("INSERT INTO setting (metric, mature_until, cap, is_share) VALUES (?, ?, ?, ?)", settings)
+    insert_rows(con, "setting", [_setting(metric, now) for metric in plan.metrics])
     matured: dict[int, dict[Cell, int]] = {metric.index: {} for metric in plan.metrics}
     waiting: dict[int, int] = dict.fromkeys(matured, 0)
     for metric, epoch, arm, n, everyone in con.execute(_MATURED).fetchall():
         matured[metric][Cell(epoch, arm)] = n
         waiting[metric] += everyone - n
-    sums = _centred_sums(con, plan, matured)
+    sums = centred_sums(con, plan, matured)
     return tuple(
         _quantile_metric(con, metric, matured[metric.index], waiting[metric.index], arms=len(plan.arms))
         if metric.estimator is Estimator.QUANTILE
@@ -144,104 +120,23 @@ def _metrics(con: duckdb.DuckDBPyConnection, plan: MeasurePlan, now: int) -> tup
     )
 
 
-class _Totals(NamedTuple):
-    """Plain sums over the rows of one cell, for exact means: an arm without events has mean 0, not -1e-17."""
-
-    y: float = 0.0
-    d: float = 0.0
-    x: float = 0.0
-
-
-class _Sums(NamedTuple):
-    """Sums about the centres over the rows of one cell; the zeros of units without a row are still missing."""
-
-    rows: int = 0
-    y: float = 0.0
-    d: float = 0.0
-    x: float = 0.0
-    yy: float = 0.0
-    dd: float = 0.0
-    xx: float = 0.0
-    yd: float = 0.0
-    yx: float = 0.0
-
-
-@dataclass(frozen=True, slots=True)
-class _MetricSums:
-    """centre: near the means of y, d and x over all units."""
-
-    centre: _Totals = field(default_factory=_Totals)
-    totals: dict[Cell, _Totals] = field(default_factory=dict)
-    sums: dict[Cell, _Sums] = field(default_factory=dict)
-
-
-def _centred_sums(
-    con: duckdb.DuckDBPyConnection, plan: MeasurePlan, matured: Mapping[int, Mapping[Cell, int]]
-) -> dict[int, _MetricSums]:
-    arms = len(plan.arms)
-    totals: dict[int, dict[Cell, _Totals]] = {}
-    for metric, cell, *sums in con.execute(_TOTALS).fetchall():
-        totals.setdefault(metric, {})[Cell(*divmod(cell, arms))] = _Totals(*sums)
-    found = {
-        metric: _MetricSums(_mean_of(list(cells.values()), sum(matured[metric].values())), cells)
-        for metric, cells in totals.items()
-    }
-    centres = [(*sums.centre, metric) for metric, sums in found.items()]
-    if centres:
-        con.executemany("UPDATE setting SET centre_y = ?, centre_d = ?, centre_x = ? WHERE metric = ?", centres)
-    for metric, cell, *sums in con.execute(_SUMS).fetchall():
-        found[metric].sums[Cell(*divmod(cell, arms))] = _Sums(*sums)
-    return found
-
-
-def _mean_of(cells: Sequence[_Totals], units: int) -> _Totals:
-    return _Totals(*(sum(column) / units for column in zip(*cells, strict=True)))
+def _setting(metric: MetricPlan, now: int) -> tuple[int, int, float | None, bool, bool]:
+    mature_until = EVERYONE if metric.metric.within_s is None else now - metric.matures_after
+    is_share, is_ratio = metric.estimator is Estimator.SHARE, metric.estimator is Estimator.RATIO
+    return metric.index, mature_until, metric.metric.cap, is_share, is_ratio
 
 
 def _mean_metric(
-    plan: MetricPlan, units: Mapping[Cell, int], waiting: int, sums: Mapping[int, _MetricSums]
+    plan: MetricPlan, units: Mapping[Cell, int], waiting: int, sums: Mapping[int, MetricSums]
 ) -> MetricMoments:
-    found = sums.get(plan.index, _MetricSums())
-    is_ratio = plan.estimator is Estimator.RATIO
+    found = sums.get(plan.index, MetricSums())
     return MetricMoments(
         plan=plan,
         units=units,
         waiting=waiting,
-        rows=sum(cell.rows for cell in found.sums.values()),
-        cells={cell: _with_zeros(n, found, cell, is_ratio=is_ratio) for cell, n in units.items() if n},
+        rows=sum(cell.rows for cell in found.cells.values()),
+        cells={cell: found.comoments(cell, n) for cell, n in units.items() if n},
     )
-
-
-def _with_zeros(units: int, metric: _MetricSums, cell: Cell, *, is_ratio: bool) -> Comoments:
-    """Comoments of all units of a cell: those with a row, and the zeros of the others (deviation: minus the centre)."""
-    sums, total = metric.sums.get(cell, _Sums()), metric.totals.get(cell, _Totals())
-    zeros = units - sums.rows
-    assert zeros >= 0
-    centre_y, centre_x = metric.centre.y, metric.centre.d if is_ratio else metric.centre.x
-    x, xx, yx = (sums.d, sums.dd, sums.yd) if is_ratio else (sums.x, sums.xx, sums.yx)
-    total_yy, total_xx = sums.yy + zeros * centre_y**2, xx + zeros * centre_x**2
-    comoments = Comoments.from_sums(
-        units,
-        sums.y - zeros * centre_y,
-        x - zeros * centre_x,
-        total_yy,
-        total_xx,
-        yx + zeros * centre_y * centre_x,
-        centre_y=centre_y,
-        centre_x=centre_x,
-    )
-    return replace(
-        comoments,
-        mean_y=total.y / units,
-        mean_x=(total.d if is_ratio else total.x) / units,
-        ssd_y=_without_noise(comoments.ssd_y, total_yy),
-        ssd_x=_without_noise(comoments.ssd_x, total_xx),
-    )
-
-
-def _without_noise(spread: float, scale: float) -> float:
-    """Zero where nothing but rounding is left: units that are all equal must not look known to 14 digits."""
-    return spread if spread > 1e-13 * scale else 0.0
 
 
 def _quantile_metric(
@@ -262,3 +157,6 @@ def _quantile_metric(
         quantiles={Cell(*divmod(group, arms)): summary for group, summary in by_cell.items()},
         pooled_quantiles=by_arm,
     )
+
+
+__all__ = ["Cell", "ExperimentMoments", "MetricMoments", "Traffic", "read_moments"]

@@ -11,6 +11,7 @@ from typing import Final
 
 import duckdb
 
+from fairtrial.analysis.insert import insert_rows
 from fairtrial.analysis.rules import MetricPlan
 from fairtrial.stats.moments import Comoments
 from fairtrial.stats.quantile import QuantileSummary, quantile_rank, quantile_std_error, rank_bounds
@@ -45,7 +46,7 @@ def read_quantiles(
     level = {grp: value for (grp, _), value in values.items()}
     if not level:
         return {}
-    con.executemany("INSERT INTO found VALUES (?, ?)", list(level.items()))
+    insert_rows(con, "found", list(level.items()))
     indicators = {grp: _indicator(sums) for grp, *sums in con.execute(_INDICATORS).fetchall()}
     bounds = {grp: rank_bounds(counts[grp], q, indicators[grp]) for grp in counts}
     wanted = {grp: list(pair) for grp, pair in bounds.items() if not isinstance(pair, NotEnoughData)}

@@ -18,6 +18,7 @@ import duckdb
 
 from fairtrial.analysis import sql
 from fairtrial.analysis.files import Cursor, DataFile, FilesByStream, Span, within
+from fairtrial.analysis.insert import insert_rows
 from fairtrial.analysis.rules import FOREVER, NEVER, MeasurePlan, Rule, Stream
 
 ID_SLACK_US: Final = 600_000_000
@@ -109,11 +110,9 @@ class _Job:
     def _load_plan(self) -> None:
         self.con.execute(sql.CREATE_PLAN)
         arms = [(name, code) for code, name in enumerate(self.plan.arms)]
-        self.con.executemany("INSERT INTO arm VALUES (?, ?)", arms)
+        insert_rows(self.con, "arm", arms)
         rows = [_rule_row(rule) for rule in (*self.outcome_rules, *self.request_rules)]
-        if rows:
-            marks = ", ".join("?" * len(rows[0]))
-            self.con.executemany(f"INSERT INTO rule VALUES ({marks})", rows)  # noqa: S608 - question marks only
+        insert_rows(self.con, "rule", rows)
 
     def _view(self, view: str, stream: str, files: Iterable[DataFile]) -> None:
         paths = [file.path for file in files]
@@ -141,8 +140,7 @@ class _Job:
                 (ids[path], *_id_span(count, readable, low, high))
                 for path, count, readable, low, high in self.con.execute(sql.COUNT_REQUEST_OUTCOMES).fetchall()
             ]
-            if rows:
-                self.con.executemany("INSERT INTO named VALUES (?, ?, ?)", rows)
+            insert_rows(self.con, "named", rows)
         found = self.con.execute("SELECT id, from_us, to_us FROM named").fetchall()
         self.named = [(file_id, Span(start, end)) for file_id, start, end in found]
 

@@ -6,6 +6,7 @@ Names that `refresh.py` provides before a statement runs:
   outcomes that can name new requests), `request_outcomes` (any files with outcomes that name requests);
 - temporary tables `arm(name, code)` and `rule(...)`, the metrics as rows of constants (`rules.py`);
 - tables of one experiment, found through the schema search path: `exp_units`, `unit_metric`, `unit_value`, `traffic`,
+  `centre` (`sums.py`),
   `cursor` (files counted) and `named` (files of outcomes that name requests, and when those can have been made).
 
 `cell` is epoch * number of arms + arm: the stratum a unit belongs to. `age` is event time minus first exposure.
@@ -34,6 +35,7 @@ CREATE TABLE unit_value (unit BIGINT, metric UTINYINT, t0 BIGINT, cell INTEGER, 
 CREATE TABLE traffic (
   epoch INTEGER, arm TINYINT, exposures BIGINT, requests BIGINT, errors BIGINT, fallbacks BIGINT
 );
+CREATE TABLE centre (metric UTINYINT, y DOUBLE, x DOUBLE);
 CREATE TABLE cursor (requests BIGINT, exposures BIGINT, outcomes BIGINT);
 CREATE TABLE named (id BIGINT, from_us BIGINT, to_us BIGINT);
 """
