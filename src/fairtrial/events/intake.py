@@ -20,6 +20,8 @@ import msgspec
 
 from fairtrial.events.bodies import BadItem, FastShape, quote, read_items
 from fairtrial.events.items import (
+    EARLIEST_US,
+    MAX_AHEAD_US,
     MAX_ID_CHARS,
     MAX_UNIT_BYTES,
     ExposureItem,
@@ -73,10 +75,30 @@ class IntakeDecoder:
         """Decode a body of outcomes received at `now_us` (microseconds since 1970). Raises RequestError."""
         errors: list[ItemError] = []
         records: list[OutcomeRecord] = []
-        take, make = records.append, self._outcome
+        take, key, known, is_plain = records.append, self._keyer, self._known_names, not self._keep_unit_ids
+        earliest, latest = EARLIEST_US / 1e6, (now_us + MAX_AHEAD_US) / 1e6
         for index, item in self._items(self._outcomes, body, content_type, errors):
+            name, unit, at, identity, value = item.name, item.unit, item.at, item.id, item.value
+            # The usual item is checked here, without a call: it halves the time. Any other gets `_outcome`, which
+            # checks the same and says what is wrong.
+            if (
+                is_plain
+                and name in known
+                and type(unit) is str
+                and 0 < len(unit) <= MAX_UNIT_BYTES
+                and unit.isascii()
+                and type(identity) is str
+                and 0 < len(identity) <= MAX_ID_CHARS
+                and identity.isascii()
+                and type(at) is float
+                and earliest <= at <= latest
+                and type(value) is float
+                and item.request_id is None
+            ):
+                take(OutcomeRecord(identity, round(at * 1e6), now_us, name, value, None, key(unit)))
+                continue
             try:
-                take(make(item, index, now_us))
+                take(self._outcome(item, index, now_us))
             except ItemProblem as exc:
                 errors.append(ItemError(index, exc.field, exc.message))
         return self._batch(records, errors, [r.name for r in records])
@@ -109,36 +131,28 @@ class IntakeDecoder:
         return IntakeBatch(self._encoder.encode_lines(records), len(records), tuple(errors), counts)
 
     def _outcome(self, item: OutcomeItem, index: int, now_us: int) -> OutcomeRecord:
-        """The record of one item. Raises ItemProblem. ASCII texts, the usual case, are checked without a call."""
-        name, unit, request_id = item.name, item.unit, item.request_id
-        at, identity, value = item.at, item.id, item.value
+        name, value = item.name, item.value
         if name not in self._known_names:
             self._learn("name", name)
-        if (unit is None) == (request_id is None):
-            found = "neither" if unit is None else "both"
+        if (item.unit is None) == (item.request_id is None):
+            found = "neither" if item.unit is None else "both"
             raise ItemProblem("unit", f"and request_id: {found} given; an outcome belongs to exactly one of them")
-        if unit is not None and not (type(unit) is str and unit.isascii() and 0 < len(unit) <= MAX_UNIT_BYTES):
-            unit = check_unit(unit)
-        if request_id is not None:
-            check_id("request_id", request_id)
-        if identity is not None and not (identity.isascii() and 0 < len(identity) <= MAX_ID_CHARS):
-            check_id("id", identity)
+        unit = None if item.unit is None else check_unit(item.unit)
         record = OutcomeRecord(
-            identity or "",
-            now_us if at is None else check_at(at, now_us),
-            now_us,
-            name,
-            1.0 if isinstance(value, dict) else float(value),
-            check_values(value) if isinstance(value, dict) else None,
-            None if unit is None else self._keyer(unit),
-            request_id or "",
+            id="" if item.id is None else check_id("id", item.id),
+            at=now_us if item.at is None else check_at(item.at, now_us),
+            received_at=now_us,
+            name=name,
+            value=1.0 if isinstance(value, dict) else float(value),
+            values=check_values(value) if isinstance(value, dict) else None,
+            unit=None if unit is None else self._keyer(unit),
+            request_id="" if item.request_id is None else check_id("request_id", item.request_id),
+            unit_id=unit if unit is not None and self._keep_unit_ids else "",
         )
-        if identity is None:
-            when = (now_us, index) if at is None else record.at
+        if item.id is None:
+            when = (now_us, index) if item.at is None else record.at
             record.id = self._derive_id(name, record.unit, record.request_id, when, record.value, record.values)
             record.derived_id = True
-        if self._keep_unit_ids:
-            record.unit_id = unit or ""
         return record
 
     def _exposure(self, item: ExposureItem, now_us: int) -> ExposureRecord:

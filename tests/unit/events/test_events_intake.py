@@ -224,6 +224,26 @@ def test_the_slow_way_in_gives_the_same_records_as_the_fast_one() -> None:
     assert len(slow.errors) == 1
 
 
+def test_the_short_cut_for_usual_items_takes_exactly_what_the_careful_way_takes() -> None:
+    """With unit ids kept, every item goes the careful way."""
+    values: dict[str, list[object]] = {
+        "at": [NOW / 1e6 + 299.5, NOW / 1e6 + 300, NOW / 1e6 + 300.5, 946_684_799.5, 946_684_800, 1_759_999_000.123456],
+        "unit": ["", "u" * 1024, "u" * 1025, "é", "é" * 600, 5],
+        "id": ["", "i" * 128, "i" * 129, "é"],
+        "value": [0, -1, 1e308, True, {"a": 1}],
+        "name": ["a b", "other"],
+        "request_id": ["r"],
+    }
+    changes = [{field: value} for field, choices in values.items() for value in choices]
+    changes += [{"at": "2025-10-09T08:00:00Z"}, {"unit": None, "request_id": "r"}]
+    items = [{**GOOD, "id": f"e{i}", **change} for i, change in enumerate(changes)]
+    body = json.dumps([GOOD, *items]).encode()
+    short, careful = (decoder(keep_unit_ids=k).outcomes(body, JSON, now_us=NOW) for k in (False, True))
+    assert short.errors == careful.errors
+    assert records(short) == [msgspec.structs.replace(r, unit_id="") for r in records(careful)]
+    assert short.accepted == 1 + len(items) - 9, short.errors
+
+
 def test_the_same_content_without_an_id_gets_the_same_id() -> None:
     item = {k: v for k, v in GOOD.items() if k != "id"}
     first, again = records(outcomes(item))[0], records(outcomes(json.dumps(item, indent=1).encode()))[0]
