@@ -15,6 +15,7 @@ from fastapi.responses import HTMLResponse, JSONResponse, PlainTextResponse, Res
 from starlette.exceptions import HTTPException
 
 from fairtrial import __version__
+from fairtrial.api.openapi import document_intake
 from fairtrial.api.problems import ProblemError, on_http_exception, on_problem
 from fairtrial.model.allocation import Snapshot
 from fairtrial.model.experiment import Experiment
@@ -62,6 +63,7 @@ def build_app(control: Control, *, page: Page) -> FastAPI:
     app.add_exception_handler(HTTPException, on_http_exception)
     _add_health(app, control)
     _add_experiments(app, control)
+    document_intake(app)
 
     @app.get("/", response_class=HTMLResponse, include_in_schema=False)
     async def status_page() -> HTMLResponse:

@@ -31,6 +31,7 @@ app = App(
     version=__version__,
     help="Fair trials between machine-learning models in production.",
     help_format="plaintext",
+    default_parameter=Parameter(negative=()),
 )
 
 
