@@ -114,7 +114,7 @@ class ModelPool:
             connection = self._idle.pop()
             connection.user = user
             user.on_connected(connection)
-        elif len(self._waiting) >= self.pool_limits.waiting:
+        elif len(self._waiting) - self._connecting >= self.pool_limits.waiting:  # who waits for a connect is no queue
             self.counters.rejected += 1
             user.on_no_connection(Failure.POOL_FULL)
         else:
