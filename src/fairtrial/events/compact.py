@@ -13,10 +13,13 @@ from __future__ import annotations
 
 import fcntl
 import os
+import sqlite3
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+import duckdb
 import structlog
 
 from fairtrial.events.batch import Batch, DayPart, connect
@@ -27,10 +30,14 @@ from fairtrial.events.log import LogLockedError, read_frames
 from fairtrial.events.manifest import Cursor, Manifest, NewFile, Tally
 from fairtrial.events.merge import merge_days
 from fairtrial.events.reading import list_segments, segment_created_at
-from fairtrial.model.errors import CorruptLogError
+from fairtrial.model.errors import CorruptLogError, UpstreamError
 
 SLICE_BYTES = 64 << 20
 _logger = structlog.get_logger("fairtrial.events")
+
+
+class CompactionError(UpstreamError):
+    """A disk or database did not play along. Nothing is lost or counted twice: the next run does it again."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,13 +99,17 @@ class Compactor:
         os.close(self._lock_fd)
 
     def run_once(self) -> CompactionResult:
-        """Compact everything the logs hold now. Raises CorruptLogError after the undamaged logs are done; OSError."""
+        """Compact everything the logs hold now.
+
+        Raises CorruptLogError, after the undamaged logs are done, and CompactionError.
+        """
         result = CompactionResult()
         damage: CorruptLogError | None = None
         for log in self._logs():
             try:
-                for piece in self._slices(log):
-                    result += self._compact(piece)
+                with _failing_as(f"compacting {log}"):
+                    for piece in self._slices(log):
+                        result += self._compact(piece)
             except CorruptLogError as exc:
                 _logger.error("log damaged", log=log, error=str(exc))  # noqa: TRY400 - raised below, with its trace
                 damage = exc
@@ -107,8 +118,12 @@ class Compactor:
         return result
 
     def merge_days(self, *, now_us: int) -> int:
-        """Join small files (merge.py); returns the number of merges. now_us: microseconds since 1970."""
-        return merge_days(self._con, self.manifest, self._root, now_us=now_us)
+        """Join small files (merge.py); returns the number of merges. now_us: microseconds since 1970.
+
+        Raises CompactionError.
+        """
+        with _failing_as("merging files"):
+            return merge_days(self._con, self.manifest, self._root, now_us=now_us)
 
     def trim_log(self, *, older_than_us: int) -> int:
         """Remove compacted segments last written before `older_than_us`; returns how many.
@@ -193,6 +208,15 @@ class Compactor:
         for path in self._root.glob("*/day=*/*"):
             if path not in known:
                 path.unlink()
+
+
+@contextmanager
+def _failing_as(doing: str) -> Iterator[None]:
+    """Say one kind of error for all that disk, DuckDB and SQLite can raise."""
+    try:
+        yield
+    except (OSError, duckdb.Error, sqlite3.Error) as exc:
+        raise CompactionError(f"{doing} failed and will be tried again: {exc}") from exc
 
 
 def _lock(path: Path) -> int:

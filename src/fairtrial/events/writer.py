@@ -13,7 +13,6 @@ Failures, all tested:
 from __future__ import annotations
 
 import threading
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -252,13 +251,3 @@ class LogWriter:
         except (OSError, LogSyncError):
             # Everything acknowledged was synced before; the next opening recovers an unsealed segment.
             _logger.exception("log left unsealed", log=str(self.directory))
-
-
-def wait_until_idle(writer: LogWriter, *, timeout_s: float) -> bool:
-    """Wait until nothing is queued; False where that took longer than `timeout_s`."""
-    deadline = time.monotonic() + timeout_s
-    while writer.queued_bytes:
-        if time.monotonic() > deadline:
-            return False
-        time.sleep(0.005)
-    return True

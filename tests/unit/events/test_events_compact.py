@@ -12,7 +12,7 @@ import pytest
 
 from fairtrial.events import compact as compact_module
 from fairtrial.events.batch import Batch
-from fairtrial.events.compact import Compactor
+from fairtrial.events.compact import CompactionError, Compactor
 from fairtrial.events.log import LogLockedError, SegmentLog
 from fairtrial.events.manifest import Manifest, ManifestGapError, Tally
 from fairtrial.events.merge import trailing_run
@@ -212,6 +212,21 @@ def test_damage_in_one_log_does_not_stop_the_others(tmp_path: Path, compactor: C
     assert len(rows(tmp_path)) == 1
 
 
+def test_a_full_disk_is_one_kind_of_error_and_the_next_run_catches_up(
+    tmp_path: Path, compactor: Compactor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write(tmp_path, outcome("a"))
+
+    def full(*_: object) -> None:
+        raise duckdb.IOException("No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Batch, "write_day", full)
+        with pytest.raises(CompactionError, match=r"compacting outcomes failed.*No space left"):
+            compactor.run_once()
+    assert compactor.run_once().rows == 1
+
+
 def test_a_log_begun_anew_under_an_old_manifest_is_noticed(tmp_path: Path, compactor: Compactor) -> None:
     write(tmp_path, outcome("a"))
     compactor.run_once()
@@ -336,7 +351,7 @@ def test_a_crash_in_a_merge_leaves_the_originals(
 
     with monkeypatch.context() as patch:
         patch.setattr(Manifest, "replace", die)
-        with pytest.raises(OSError, match="power"):
+        with pytest.raises(CompactionError, match="merging files failed and will be tried again: power"):
             compactor.merge_days(now_us=NOON + 3 * DAY)
     assert len(rows(tmp_path)) == 3
     assert compactor.merge_days(now_us=NOON + 3 * DAY) == 1

@@ -12,7 +12,6 @@ import pytest
 
 from fairtrial.events.frames import Position
 from fairtrial.events.log import read_frames
-from fairtrial.events.recording import RecordWriter
 from fairtrial.events.writer import (
     LogClosedError,
     LogFullError,
@@ -20,7 +19,6 @@ from fairtrial.events.writer import (
     LogWriter,
     OnDurable,
 )
-from fairtrial.model.records import RequestRecord
 
 LINE = b'{"id":"a"}\n'
 
@@ -220,40 +218,3 @@ def test_a_payload_without_its_last_newline_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="newline"):
         writer.submit(b"{}", 1, Acks())
     writer.close()
-
-
-def record(number: int) -> RequestRecord:
-    return RequestRecord(
-        request_id=f"r{number}",
-        at=1_700_000_000_000_000,
-        endpoint="e",
-        experiment="x",
-        variant="control",
-        unit=number,
-        assigned_model="m",
-        served_model="m",
-        status=200,
-        outcome="ok",
-        latency_us=900,
-    )
-
-
-def test_request_records_reach_the_log_as_lines(tmp_path: Path) -> None:
-    writer = RecordWriter(tmp_path / "log" / "requests-0")
-    for i in range(12_000):
-        writer.write(record(i))
-    writer.close()
-    assert writer.written == 12_000
-    assert writer.dropped == 0
-    lines = b"".join(f.payload for f in read_frames(tmp_path / "log" / "requests-0")).splitlines()
-    assert len(lines) == 12_000
-    assert lines[7].startswith(b'{"request_id":"r7"')
-
-
-def test_request_records_beyond_the_bound_are_dropped_and_counted(tmp_path: Path) -> None:
-    writer = RecordWriter(tmp_path, max_pending=10)
-    for i in range(50):
-        writer.write(record(i))
-    writer.close()
-    assert writer.dropped + writer.written == 50
-    assert writer.written >= 10
