@@ -21,7 +21,9 @@ from fairtrial.events.manifest import Manifest
 from fairtrial.model.allocation import Snapshot
 from fairtrial.model.view import ExperimentView
 
-MERGE_EVERY_US: Final = 600_000_000
+TIDY_EVERY_US: Final = 600_000_000
+KEEP_LOG_US: Final = 24 * 3_600_000_000
+"""Compacted segments stay for a day: long enough to look at what just happened, short enough for a small disk."""
 
 
 class Refresher:
@@ -32,7 +34,7 @@ class Refresher:
         self._clock = clock
         self._compactor = Compactor(state.root)
         self._analysis = AnalysisState(state.database)
-        self._merged_at = 0
+        self._tidied_at = 0
 
     def __enter__(self) -> Self:
         return self
@@ -56,9 +58,10 @@ class Refresher:
         """Views of every experiment of `snapshot`, from everything that was durable when this was called."""
         now = self._clock()
         self._compactor.run_once()
-        if now - self._merged_at > MERGE_EVERY_US:
+        if now - self._tidied_at > TIDY_EVERY_US:
             self._compactor.merge_days(now_us=now)
-            self._merged_at = now
+            self._compactor.trim_log(older_than_us=now - KEEP_LOG_US)
+            self._tidied_at = now
         files = self._files()
         history = read_history(self._state.epochs)
         views = {}
