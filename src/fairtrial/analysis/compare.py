@@ -94,7 +94,7 @@ def level(moments: MetricMoments, arm: int) -> Level:
         return Level(units, None, None)
     found = stratified_effect([(weights[epoch], _level(moments, Cell(epoch, arm))) for epoch in weights])
     std_error = found.std_error if isinstance(found, Effect) else None
-    return Level(units, sum(weight * value for weight, value in parts) / total, std_error)
+    return Level(units, sum(weight / total * value for weight, value in parts), std_error)
 
 
 def _epochs(moments: MetricMoments) -> list[int]:

@@ -251,6 +251,6 @@ EMPTY: Final = {
 }
 VIEW: Final = Template(
     "CREATE OR REPLACE TEMP VIEW $view AS SELECT $columns "
-    "FROM read_parquet($files, union_by_name = true, filename = true) WHERE $filter"
+    "FROM read_parquet($files, union_by_name = true, filename = true, hive_partitioning = false) WHERE $filter"
 )
 EMPTY_VIEW: Final = Template("CREATE OR REPLACE TEMP VIEW $view AS SELECT $columns WHERE false")
