@@ -15,6 +15,7 @@ Names that `refresh.py` provides before a statement runs:
 
 from __future__ import annotations
 
+import hashlib
 from string import Template
 from typing import Final
 
@@ -219,6 +220,13 @@ FROM delta WHERE unit_metric.unit = delta.unit AND unit_metric.metric = delta.me
 INSERT INTO unit_metric
 SELECT unit, metric, t0, cell, y, d, x FROM delta ANTI JOIN unit_metric USING (unit, metric);
 """
+
+# Equal layouts mean equal rows from equal files; a state of another layout is computed anew.
+_MEANING: Final = (
+    *(CREATE_TABLES, FIND_TOUCHED, FIND_DIRTY, ADD_TRAFFIC, RESOLVE_CLEAN, RESOLVE_DIRTY, PLAIN_VALUE, NAMED_VALUE),
+    *(*EVENTS_OF.values(), SUM.template, SUM_OF_VALUES, UNIT_ROWS.template, UNIT_VALUES.template, ADD_DELTA),
+)
+LAYOUT: Final = hashlib.sha256("\n".join(_MEANING).encode()).hexdigest()[:16]
 
 DROP_TEMPORARIES: Final = """
 DROP TABLE IF EXISTS touched; DROP TABLE IF EXISTS dirty; DROP TABLE IF EXISTS resolved; DROP TABLE IF EXISTS delta;

@@ -25,8 +25,8 @@ from fairtrial.analysis.rules import MeasurePlan, plan_measures
 from fairtrial.model.errors import FairtrialError
 from fairtrial.model.experiment import Experiment
 
-STATE_VERSION: Final = f"1/{duckdb.__version__}"
-"""Layout of the tables and the DuckDB that wrote them."""
+STATE_VERSION: Final = f"{sql.LAYOUT}/{duckdb.__version__}"
+"""What the unit rows mean, as a digest of the SQL that makes them, and the DuckDB that wrote them."""
 
 
 class StateLockedError(FairtrialError):
