@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import socket
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
@@ -109,9 +110,35 @@ def answering(body: bytes = b"ok", *, status: str = "200 OK", fields: bytes = b"
     return script
 
 
+class Gate:
+    """A script waits at it until the test opens it."""
+
+    def __init__(self) -> None:
+        self._event = threading.Event()
+
+    def open(self) -> None:
+        self._event.set()
+
+    def wait(self) -> None:
+        assert self._event.wait(WAIT_S)
+
+
+def replying(make: Callable[[Seen], bytes], *, after_s: float = 0.0, gate: Gate | None = None) -> Script:
+    """A script that sends the bytes `make` gives, after a pause or once a gate is open, and keeps the connection."""
+
+    def script(seen: Seen, sock: socket.socket) -> bool:
+        if gate is not None:
+            gate.wait()
+        time.sleep(after_s)
+        sock.sendall(make(seen))
+        return True
+
+    return script
+
+
 @dataclass
 class ModelServer:
-    """script: answers a request; False closes the connection. on_connect: takes a fresh connection over if it is set."""
+    """script: answers a request; False closes the connection. on_connect: takes fresh connections over if it is set."""
 
     name: str
     script: Script
@@ -190,16 +217,3 @@ def model_server(name: str = "m", script: Script | None = None) -> Iterator[Mode
         yield server
     finally:
         server.stop()
-
-
-class Gate:
-    """A script waits at it until the test opens it."""
-
-    def __init__(self) -> None:
-        self._event = threading.Event()
-
-    def open(self) -> None:
-        self._event.set()
-
-    def wait(self) -> None:
-        assert self._event.wait(WAIT_S)

@@ -10,10 +10,11 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Self
 
 import msgspec
 import yaml
@@ -31,7 +32,7 @@ WAIT_S = 20.0
 METRICS = {"errors": {"role": "primary", "kind": "proportion", "of": "error", "mde": "10%"}}
 
 
-def experiment(models: dict[str, str], **changes: JsonValue) -> dict[str, JsonValue]:
+def experiment(models: Mapping[str, str], **changes: object) -> dict[str, object]:
     """An experiment `x` that splits model a (control) and b (treatment); `changes` replace its keys."""
     return {
         "endpoint": "e",
@@ -48,9 +49,9 @@ def experiment(models: dict[str, str], **changes: JsonValue) -> dict[str, JsonVa
 def document(
     urls: dict[str, str],
     *,
-    endpoints: dict[str, JsonValue] | None = None,
-    experiments: dict[str, JsonValue] | None = None,
-    router: dict[str, JsonValue] | None = None,
+    endpoints: Mapping[str, object] | None = None,
+    experiments: Mapping[str, object] | None = None,
+    router: Mapping[str, object] | None = None,
 ) -> str:
     """An experiment file: model names to urls; the first is the stable one of endpoint `e`, which takes every path."""
     stable = next(iter(urls))
@@ -195,7 +196,7 @@ class Client:
         self.sock = socket.create_connection(("127.0.0.1", port), WAIT_S)
         self.reader = Reader(self.sock)
 
-    def __enter__(self) -> Client:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_exc: object) -> None:

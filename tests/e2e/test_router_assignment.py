@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import socket
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -37,10 +38,10 @@ class Bench:
 
 
 def split(endpoint_name: str, **changes: object) -> dict[str, object]:
-    return experiment({"control": "a", "treatment": "b"}, endpoint=endpoint_name, **changes)  # type: ignore[arg-type]
+    return experiment({"control": "a", "treatment": "b"}, endpoint=endpoint_name, **changes)
 
 
-FILE = {
+FILE: dict[str, dict[str, object]] = {
     "endpoints": {
         "v1": endpoint("/v1/models/churn"),
         "v2": endpoint("/v2/models/churn"),
@@ -84,14 +85,14 @@ FILE = {
 @pytest.fixture(scope="module")
 def bench(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Bench]:
     with model_server("a") as a, model_server("b") as b:
-        text = document({"a": a.url, "b": b.url, "a-moved": f"{a.url}/served/here"}, **FILE)  # type: ignore[arg-type]
+        text = document({"a": a.url, "b": b.url, "a-moved": f"{a.url}/served/here"}, **FILE)
         with workers(text, tmp_path_factory.mktemp("assignment")) as running:
             yield Bench(a, b, running)
         assert a.faults == b.faults == []
 
 
 def expected_variant(name: str, unit: str) -> str:
-    text = document({"a": "http://h:1", "b": "http://h:2", "a-moved": "http://h:3"}, **FILE)  # type: ignore[arg-type]
+    text = document({"a": "http://h:1", "b": "http://h:2", "a-moved": "http://h:3"}, **FILE)
     file = parse_experiment(text)
     allocation = first_allocations(file, started_at=0)[name]
     variant = Assigner(file.experiments[name], allocation).assign(unit).variant
@@ -241,9 +242,9 @@ def test_a_client_cannot_force_a_variant(bench: Bench) -> None:
 
 
 def test_only_the_router_speaks_for_itself_in_answers(bench: Bench) -> None:
-    def script(_seen: object, sock: object) -> bool:
-        sock.sendall(  # type: ignore[attr-defined]
-            b"HTTP/1.1 200 OK\r\nX-Variant: forged\r\nx-REQUEST-id: forged\r\nX-Other: kept\r\nContent-Length: 0\r\n\r\n"
+    def script(_seen: object, sock: socket.socket) -> bool:
+        sock.sendall(
+            b"HTTP/1.1 200 OK\r\nX-Variant: no\r\nx-REQUEST-id: forged\r\nX-Other: kept\r\nContent-Length: 0\r\n\r\n"
         )
         return True
 
@@ -280,7 +281,7 @@ def test_request_units_split_requests_and_are_recorded_by_their_id(bench: Bench)
 def test_a_variant_changes_headers_and_body(bench: Bench) -> None:
     treated = next(user for user in USERS if expected_variant("patch-launch", user) == "treatment")
     body = b'{"parameters": {"temperature": 1, "top_k": 5, "top_p": 0.9}, "prompt": "hi"}'
-    answer = bench.ask("/patch", body=body, x_user_id=treated, x_prompt="client's own", content_type="application/json")
+    answer = bench.ask("/patch", body=body, x_user_id=treated, x_prompt="own", content_type="application/json")
     seen = bench.b.seen[-1]
     assert answer.field("x-variant") == "treatment"
     assert json.loads(seen.body) == {"parameters": {"temperature": 0.2, "top_p": 0.9}, "prompt": "hi"}
@@ -314,9 +315,7 @@ def test_a_loop_through_this_router_is_broken(bench: Bench) -> None:
 
 def test_the_same_unit_meets_the_same_variant_whichever_worker_it_reaches(tmp_path: Path) -> None:
     with model_server("a") as a, model_server("b") as b:
-        text = document(
-            {"a": a.url, "b": b.url}, experiments={"x": experiment({"control": "a", "treatment": "b"})}
-        )
+        text = document({"a": a.url, "b": b.url}, experiments={"x": experiment({"control": "a", "treatment": "b"})})
         with workers(text, tmp_path, count=2) as running:
             answers = {user: {running.ask("/", x_user_id=user).field("x-variant") for _ in range(6)} for user in USERS}
             assert all(len(variants) == 1 for variants in answers.values())

@@ -10,13 +10,12 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-from tests.e2e.support_models import Gate, ModelServer, Script, Seen, answer, answering, model_server
+from tests.e2e.support_models import Gate, ModelServer, Script, Seen, answer, answering, model_server, replying
 from tests.e2e.support_workers import Answer, Workers, document, experiment, wait_until, workers
 
 from fairtrial.assign.assignment import Assigner
 from fairtrial.model.parse import parse_experiment
 from fairtrial.model.snapshot import first_allocations
-
 
 
 def text(a: ModelServer, b: ModelServer, *, first_byte: str = "500ms", **router: str | int) -> str:
@@ -30,7 +29,7 @@ def text(a: ModelServer, b: ModelServer, *, first_byte: str = "500ms", **router:
         "y": experiment({"control": "a", "treatment": "b"}, endpoint="once", salt="x"),
     }
     options = {"breaker_failures": 3, "breaker_open": "1s", **router}
-    return document({"a": a.url, "b": b.url}, endpoints=endpoints, experiments=experiments, router=options)  # type: ignore[arg-type]
+    return document({"a": a.url, "b": b.url}, endpoints=endpoints, experiments=experiments, router=options)
 
 
 def unit_of(variant: str) -> str:
@@ -222,7 +221,7 @@ def test_a_fresh_connection_that_is_lost_is_not_retried(bench: Bench) -> None:
 
 @pytest.mark.parametrize("extra", [b"HTTP/1.1 200 OK\r\nContent-Length: 6\r\n\r\npoison", b"x"])
 def test_bytes_nobody_asked_for_spoil_a_connection_and_nothing_else(bench: Bench, extra: bytes) -> None:
-    bench.a.script = lambda seen, sock: sock.sendall(answer(seen.target.encode()) + extra) is None
+    bench.a.script = replying(lambda seen: answer(seen.target.encode()) + extra)
     for number in range(5):
         with bench.running.client() as client:
             for step in range(3):

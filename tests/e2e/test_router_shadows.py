@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import socket
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from tests.e2e.support_models import Gate, ModelServer, Seen, answer, answering, model_server
+from tests.e2e.support_models import Gate, ModelServer, Seen, answer, answering, model_server, replying
 from tests.e2e.support_workers import Workers, document, experiment, wait_until, workers
 
 
@@ -34,9 +33,9 @@ def bench(tmp_path: Path) -> Iterator[Bench]:
             "treatment": {"model": "a"},
             "dark": {"model": "s", "shadow": 1, "headers": {"x-dark": "yes"}},
         }
-        trial = experiment({"control": "a", "treatment": "a"}, variants=variants)  # type: ignore[arg-type]
+        trial = experiment({"control": "a", "treatment": "a"}, variants=variants)
         endpoints = {"e": {"match": {"path": "/"}, "model": "a", "timeouts": {"first_byte": "600ms"}}}
-        text = document({"a": a.url, "s": s.url}, endpoints=endpoints, experiments={"x": trial})  # type: ignore[arg-type]
+        text = document({"a": a.url, "s": s.url}, endpoints=endpoints, experiments={"x": trial})
         with workers(text, tmp_path) as running:
             yield Bench(a, s, running)
         assert a.faults == s.faults == []
@@ -62,9 +61,7 @@ def test_an_unenrolled_request_is_not_copied(bench: Bench) -> None:
     ("body", "status", "expected"),
     [(b"other", "200 OK", ("ok", "differs", 200)), (b"same", "500 Oops", ("error", "differs", 500))],
 )
-def test_other_answers_are_told_apart(
-    bench: Bench, body: bytes, status: str, expected: tuple[str, str, int]
-) -> None:
+def test_other_answers_are_told_apart(bench: Bench, body: bytes, status: str, expected: tuple[str, str, int]) -> None:
     bench.shadow.script = answering(body, status=status)
     assert bench.running.ask("/p", body=b"x", x_user_id="u").body == b"same"
     assert bench.result() == expected
@@ -119,6 +116,6 @@ def test_answers_too_long_to_compare_are_said_not_to_be_compared(bench: Bench) -
 
 
 def test_a_shadow_slower_than_its_primary_is_compared_all_the_same(bench: Bench) -> None:
-    bench.shadow.script = lambda _seen, sock: (time.sleep(0.2), sock.sendall(answer(b"same")))[1] is None
+    bench.shadow.script = replying(lambda _seen: answer(b"same"), after_s=0.2)
     assert bench.running.ask("/p", body=b"x", x_user_id="u").body == b"same"
     assert bench.result() == ("ok", "match", 200)

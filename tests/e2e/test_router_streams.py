@@ -7,11 +7,11 @@ import socket
 import struct
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import pytest
-from tests.e2e.support_models import Gate, ModelServer, Script, Seen, answer, answering, model_server
+from tests.e2e.support_models import Gate, ModelServer, Script, Seen, answer, answering, model_server, replying
 from tests.e2e.support_workers import Workers, document, wait_until, workers
 
 OPTIONS = {"head_timeout": "600ms", "keep_alive": "2s"}
@@ -51,7 +51,7 @@ def bench(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Bench]:
             "small": {"match": {"path": "/small"}, "model": "m", "max_body": "1KiB"},
             "rest": {"match": {"path": "/"}, "model": "m"},
         }
-        text = document({"m": model.url}, endpoints=endpoints, router=OPTIONS)  # type: ignore[arg-type]
+        text = document({"m": model.url}, endpoints=endpoints, router=OPTIONS)
         with workers(text, tmp_path_factory.mktemp("streams")) as running:
             yield Bench(model, running)
 
@@ -60,7 +60,7 @@ def bench(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Bench]:
 def _nothing_is_poisoned(bench: Bench) -> Iterator[None]:
     """After every test, requests on fresh connections get their own answers, and the model saw only whole requests."""
     yield
-    bench.play(lambda seen, sock: sock.sendall(answer(f"probe {seen.target}".encode())) is None)
+    bench.play(replying(lambda seen: answer(f"probe {seen.target}".encode())))
     for number in range(3):
         assert bench.running.ask(f"/probe{number}").body == f"probe /probe{number}".encode()
     assert bench.model.faults == []
@@ -106,30 +106,32 @@ def test_pipelined_requests_are_answered_in_order(bench: Bench) -> None:
                 b"POST /%d HTTP/1.1\r\nHost: h\r\nContent-Length: %d\r\n\r\n%b" % (number, len(body), body)
                 for number, body in enumerate(bodies)
             )
-            + b"POST /3 HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nhi\r\n0\r\n\r\nGET /4 HTTP/1.1\r\nHost: h\r\n\r\n"
+            + b"POST /3 HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nhi\r\n0\r\n\r\n"
+            + b"GET /4 HTTP/1.1\r\nHost: h\r\n\r\n"
         )
         assert [client.answer().body for _ in range(5)] == [b"/0", b"/1four", b"/2", b"/3hi", b"/4"]
 
 
 def test_a_long_pipeline_is_answered_whole(bench: Bench) -> None:
-    bench.play(lambda seen, sock: sock.sendall(answer(seen.target.encode())) is None)
+    bench.play(replying(lambda seen: answer(seen.target.encode())))
     with bench.running.client() as client:
         client.raw(b"".join(b"GET /%d HTTP/1.1\r\nHost: h\r\n\r\n" % number for number in range(3000)))
         assert [client.answer().body for _ in range(3000)] == [b"/%d" % number for number in range(3000)]
 
 
 def test_a_request_cut_into_single_bytes_is_understood(bench: Bench) -> None:
-    bench.play(lambda seen, sock: sock.sendall(answer(seen.body)) is None)
+    bench.play(replying(lambda seen: answer(seen.body)))
     with bench.running.client() as client:
         client.sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        message = b"POST /x HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: chunked\r\n\r\n3;x=y\r\nabc\r\n2\r\nde\r\n0\r\nT: x\r\n\r\n"
+        message = b"POST /x HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: chunked\r\n\r\n"
+        message += b"3;x=y\r\nabc\r\n2\r\nde\r\n0\r\nT: x\r\n\r\n"
         for position in range(len(message)):
             client.raw(message[position : position + 1])
         assert client.answer().body == b"abcde"
 
 
 def test_continue_is_sent_once_the_request_is_routed(bench: Bench) -> None:
-    bench.play(lambda seen, sock: sock.sendall(answer(seen.body)) is None)
+    bench.play(replying(lambda seen: answer(seen.body)))
     with bench.running.client() as client:
         client.raw(b"POST /x HTTP/1.1\r\nHost: h\r\nContent-Length: 4\r\nExpect: 100-continue\r\n\r\n")
         assert client.head() == (100, ())
@@ -210,7 +212,7 @@ def test_a_body_that_ends_with_its_connection_becomes_chunked(bench: Bench) -> N
 
 
 def test_http_1_0_clients_get_neither_chunks_nor_a_kept_connection_unasked(bench: Bench) -> None:
-    bench.play(lambda _seen, sock: sock.sendall(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nok\r\n0\r\n\r\n") is None)
+    bench.play(replying(lambda _seen: b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nok\r\n0\r\n\r\n"))
     with bench.running.client() as client:
         client.raw(b"GET /x HTTP/1.0\r\n\r\n")
         head, _, body = client.rest().partition(b"\r\n\r\n")
@@ -225,14 +227,14 @@ def test_http_1_0_clients_get_neither_chunks_nor_a_kept_connection_unasked(bench
 
 @pytest.mark.parametrize("status", ["204 No Content", "304 Not Modified"])
 def test_answers_without_body_by_rule_end_at_their_head(bench: Bench, status: str) -> None:
-    bench.play(lambda _seen, sock: sock.sendall(f"HTTP/1.1 {status}\r\nETag: x\r\n\r\n".encode()) is None)
+    bench.play(replying(lambda _seen: f"HTTP/1.1 {status}\r\nETag: x\r\n\r\n".encode()))
     with bench.running.client() as client:
         assert client.ask("/x").status == int(status[:3])
         assert client.ask("/x").status == int(status[:3])
 
 
 def test_head_answers_keep_their_length_and_have_no_body(bench: Bench) -> None:
-    bench.play(lambda _seen, sock: sock.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 1234\r\n\r\n") is None)
+    bench.play(replying(lambda _seen: b"HTTP/1.1 200 OK\r\nContent-Length: 1234\r\n\r\n"))
     with bench.running.client() as client:
         for _ in range(2):
             assert client.ask("/x", method="HEAD").field("content-length") == "1234"
@@ -240,8 +242,8 @@ def test_head_answers_keep_their_length_and_have_no_body(bench: Bench) -> None:
 
 def test_informational_answers_are_relayed_except_100(bench: Bench) -> None:
     bench.play(
-        lambda _seen, sock: (
-            sock.sendall(b"HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 103 Early Hints\r\nLink: x\r\n\r\n" + answer(b"ok")) is None
+        replying(
+            lambda _seen: b"HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 103 Early Hints\r\nLink: x\r\n\r\n" + answer(b"ok")
         )
     )
     with bench.running.client() as client:
@@ -251,7 +253,7 @@ def test_informational_answers_are_relayed_except_100(bench: Bench) -> None:
 
 
 def test_a_half_closed_client_is_answered_where_the_endpoint_finishes(bench: Bench) -> None:
-    bench.play(lambda seen, sock: (time.sleep(0.2), sock.sendall(answer(seen.body)))[1] is None)
+    bench.play(replying(lambda seen: answer(seen.body), after_s=0.2))
     with bench.running.client() as client:
         client.send("/finish", body=b"one", method="POST")
         client.send("/finish", body=b"two", method="POST")
@@ -414,7 +416,7 @@ def test_a_model_that_does_not_read_holds_the_client_back(bench: Bench) -> None:
         client.sock.settimeout(0.5)
         client.raw(b"POST /x HTTP/1.1\r\nHost: h\r\nContent-Length: %d\r\n\r\n" % (64 << 20))
         sent = 0
-        with pytest.raises(TimeoutError):
+        with suppress(TimeoutError):
             while sent < 64 << 20:
                 sent += client.sock.send(b"x" * 65536)
         assert sent < 32 << 20
@@ -424,5 +426,5 @@ def test_a_model_that_does_not_read_holds_the_client_back(bench: Bench) -> None:
 
 def test_large_bodies_pass_both_ways_unchanged(bench: Bench) -> None:
     body = os.urandom(3 << 20)
-    bench.play(lambda seen, sock: sock.sendall(answer(seen.body)) is None)
+    bench.play(replying(lambda seen: answer(seen.body)))
     assert bench.running.ask("/x", body=body).body == body

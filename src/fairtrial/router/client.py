@@ -201,7 +201,7 @@ class ClientConnection(asyncio.Protocol):
     def on_answered(self) -> None:
         """The answer is whole: go on with the next request, or say good-bye."""
         self._last_tick = NEVER
-        if self._state != _ANSWER or not self._keep_alive or self.worker.is_draining:
+        if self._state != _ANSWER or not self._keep_alive:
             self._linger()
             return
         self._state = _HEAD

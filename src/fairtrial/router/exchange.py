@@ -85,8 +85,7 @@ class Exchange:
         "wants_payload",
     )
 
-    # Called with positional arguments only: keywords would cost 0.3 us of 20.
-    def __init__(
+    def __init__(  # noqa: PLR0917 - keywords would cost 0.3 us a request
         self,
         client: ClientConnection,
         endpoint: EndpointPlan,
@@ -233,7 +232,7 @@ class Exchange:
         self.status = head.status
         self.is_answered = True
         self.body = None
-        if not self.is_sent:
+        if not self.is_sent or client.worker.is_draining:
             client.close_after_answer()
         fields = head.head
         if framing is not Framing.LENGTH and framing is not Framing.NO_BODY:

@@ -36,11 +36,12 @@ def test_the_page_is_read_by_the_reference_parser_with_its_labels_intact() -> No
 
 
 def test_histogram_buckets_accumulate_and_end_in_inf() -> None:
-    histogram = Histogram((10, 100))
-    for value in (5, 10, 11, 1000):
-        histogram.observe(value)
-    assert histogram.counts == [2, 1, 1]
-    assert histogram.sum_ns == 1026
+    histogram = Histogram()
+    for ns in (1_000, 16_383, 16_384, 10**12):
+        histogram.observe(ns)
+    assert histogram.cumulative()[:2] == [(16_384e-9, 2), (32_768e-9, 3)]
+    assert histogram.cumulative()[-1] == ((1 << 35) / 1e9, 3)
+    assert histogram.count == 4
     found = values(page(1, 1, "0"))
     buckets = [v for (name, _), v in found.items() if name == "fairtrial_request_duration_seconds_bucket"]
     assert buckets == sorted(buckets)
