@@ -1,8 +1,8 @@
 """The analysis state: a DuckDB file that remembers one row per unit and metric, so a refresh reads new files only.
 
-The file is a cache. It is thrown away and rebuilt from the Parquet files where it will not open, where it was written
-by another version, where an experiment's metrics changed, or where files were merged before all were counted. Only the
-looks already taken are worth keeping: a new version of the metrics or a recompute leaves them alone.
+The file is a cache. Where it is unreadable it is put aside and computed anew from the Parquet files; the rows of an
+experiment are computed anew where another version wrote them, where its metrics changed, or where files were merged
+before all of them were counted. Only the looks already taken are worth keeping: computing anew leaves them alone.
 
 DuckDB lets one process open a file, so one process owns the state. Its connection serves one thread at a time.
 """
@@ -29,8 +29,16 @@ STATE_VERSION: Final = f"{sql.LAYOUT}/{duckdb.__version__}"
 """What the unit rows mean, as a digest of the SQL that makes them, and the DuckDB that wrote them."""
 
 
+IN_USE: Final = ("Could not set lock", "Conflicting lock", "already attached", "Unique file handle")
+UNREADABLE: Final = (
+    *("not a valid duckdb", "version number", "serializ", "corrupt", "checksum", "wal", "internal error"),
+    "could not read enough",
+)
+"""Parts of DuckDB's messages: it has no error type for either."""
+
+
 class StateLockedError(FairtrialError):
-    """Another process has the state open."""
+    """The state is open elsewhere."""
 
 
 class AnalysisState:
@@ -71,12 +79,23 @@ class AnalysisState:
         where the metrics changed, or files were merged before all of them were counted.
         """
         plan = plan_measures(experiment)
-        if self._schema_of(plan) is None:
-            return self.recompute(experiment, files)
-        with self.transaction(plan):
-            is_behind = files.straddles(read_cursor(self.con))
-            result = None if is_behind else refresh_units(self.con, plan, files)
+        try:
+            result = self._add(plan, files)
+        except duckdb.Error as error:
+            if not _is_damage(error):
+                raise
+            self.con.close()
+            self._put_aside()
+            self.con = self._attached()
+            result = None
         return self.recompute(experiment, files) if result is None else result
+
+    def _add(self, plan: MeasurePlan, files: FilesByStream) -> RefreshResult | None:
+        """Count new files; None where there is nothing to add to."""
+        if self._schema_of(plan) is None:
+            return None
+        with self.transaction(plan):
+            return None if files.straddles(read_cursor(self.con)) else refresh_units(self.con, plan, files)
 
     def recompute(self, experiment: Experiment, files: FilesByStream) -> RefreshResult:
         """Forget one experiment's unit rows and compute them from all `files`."""
@@ -110,11 +129,13 @@ class AnalysisState:
         try:
             return self._attached()
         except duckdb.Error as error:
-            if "lock" in str(error).lower():
+            if any(sign in str(error) for sign in IN_USE):
                 raise StateLockedError(
-                    f"{self.path} is open in another process; ask that one (fairtrial up), or stop it first"
+                    f"{self.path} is in use by another process or thread; ask that one (fairtrial up), or stop it first"
                 ) from error
-            self._delete()
+            if not any(sign in str(error).lower() for sign in UNREADABLE):
+                raise FairtrialError(f"{self.path} cannot be opened: {str(error).splitlines()[0]}") from error
+            self._put_aside()
             return self._attached()
 
     def _attached(self) -> duckdb.DuckDBPyConnection:
@@ -141,9 +162,12 @@ class AnalysisState:
             raise
         return con
 
-    def _delete(self) -> None:
-        for path in (self.path, Path(f"{self.path}.wal")):
-            path.unlink(missing_ok=True)
+    def _put_aside(self) -> None:
+        """Keep what cannot be read, for whoever wants to know why; everything but its looks can be computed anew."""
+        for suffix in ("", ".wal"):
+            path = Path(f"{self.path}{suffix}")
+            if path.exists():
+                path.replace(f"{path}.unreadable")
 
     def _schema_of(self, plan: MeasurePlan) -> str | None:
         found = self.con.execute(
@@ -162,6 +186,11 @@ class AnalysisState:
             self.con.execute(
                 "INSERT INTO main.experiment VALUES (?, ?, ?)", [plan.experiment, _schema(plan), plan.digest]
             )
+
+
+def _is_damage(error: duckdb.Error) -> bool:
+    """True where the state's own file is broken; a broken Parquet file is not that."""
+    return isinstance(error, duckdb.InternalException | duckdb.FatalException) or "Corrupt database" in str(error)
 
 
 def _schema(plan: MeasurePlan) -> str:
