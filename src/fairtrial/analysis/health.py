@@ -39,6 +39,11 @@ def check_health(
         check_outcomes(moments.metrics),
         *_optional(experiment, moments, planned_units),
     ]
+    return problems_first(checks)
+
+
+def problems_first(checks: Sequence[HealthCheck]) -> tuple[HealthCheck, ...]:
+    """Failed, warning, waiting, ok; otherwise in order."""
     order = [CheckState.FAILED, CheckState.WARN, CheckState.WAITING, CheckState.OK]
     return tuple(sorted(checks, key=lambda check: order.index(check.state)))
 

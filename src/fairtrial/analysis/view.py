@@ -12,7 +12,7 @@ from typing import Final
 
 import msgspec
 
-from fairtrial.analysis.health import check_health
+from fairtrial.analysis.health import check_health, problems_first
 from fairtrial.analysis.horizon import derive_planned_units
 from fairtrial.analysis.looks import (
     Memory,
@@ -39,7 +39,15 @@ from fairtrial.model.experiment import (
     SlotUnit,
     Unit,
 )
-from fairtrial.model.view import AllocationView, ExperimentView, HealthCheck, Progress, VariantView, VerdictKind
+from fairtrial.model.view import (
+    AllocationView,
+    ExperimentView,
+    HealthCheck,
+    Progress,
+    VariantView,
+    Verdict,
+    VerdictKind,
+)
 
 _SETTLING: Final = frozenset({VerdictKind.SHIP, VerdictKind.ROLL_BACK, VerdictKind.INCONCLUSIVE})
 
@@ -89,10 +97,19 @@ def build_view(state: AnalysisState, experiment: Experiment, circumstances: Circ
             record_horizon(con, experiment.name, plan, found.planned_units)
         if needs_memory(experiment.analysis.method):
             record_looks(con, experiment.name, plan, memory=memory, now=found.fractions, at=circumstances.now)
-            is_final = found.is_at_horizon and memory.settled is None and found.view.verdict.kind in _SETTLING
-            if is_final:
+            if found.is_at_horizon and memory.settled is None and _is_final(found.view.verdict):
                 record_settled(con, experiment.name, plan, found.view.verdict)
     return found.view
+
+
+def _is_final(found: Verdict) -> bool:
+    """True where more data after the horizon must not change the verdict.
+
+    A winner that only a guardrail holds back is not final: the guardrail may still pass, and looking at it costs the
+    primary nothing, for it has won already.
+    """
+    is_held_back = found.kind is VerdictKind.INCONCLUSIVE and any(r.code == "primary_better" for r in found.reasons)
+    return found.kind in _SETTLING and not is_held_back
 
 
 def assemble(
@@ -105,9 +122,11 @@ def assemble(
     progress = _progress(experiment, moments, circumstances, planned, fractions)
     splits = _splits(experiment, circumstances) if circumstances.is_split_known else None
     evidence = Evidence(
-        health=(
-            *check_health(experiment, moments, splits=splits, planned_units=planned),
-            *circumstances.extra_checks,
+        health=problems_first(
+            (
+                *check_health(experiment, moments, splits=splits, planned_units=planned),
+                *circumstances.extra_checks,
+            )
         ),
         primary=(),
         guardrails=(),
