@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Final
 
+from fairtrial.analysis.horizon import MIN_BASELINE_UNITS, has_derived_horizon
 from fairtrial.analysis.moments import ExperimentMoments, MetricMoments
 from fairtrial.model.experiment import Experiment, Method
 from fairtrial.model.view import CheckState, HealthCheck
@@ -131,9 +132,11 @@ def _optional(experiment: Experiment, moments: ExperimentMoments, planned_units:
         checks.append(HealthCheck("unknown_variants", CheckState.WARN, message, details))
     plan = experiment.analysis
     if plan.method in {Method.GROUP_SEQUENTIAL, Method.FIXED} and planned_units is None and plan.max_runtime_s is None:
-        message = f"method {plan.method} has no horizon yet: name planned_units, the primary's mde, or max_runtime"
-        if plan.method is Method.GROUP_SEQUENTIAL:
-            message += "; until then intervals are confidence sequences, which are wider"
+        message = f"method {plan.method} has no horizon: name planned_units, the primary's mde, or max_runtime"
+        if has_derived_horizon(experiment):
+            message = f"the horizon is set once {MIN_BASELINE_UNITS} units have matured and show the primary's level"
+        elif plan.method is Method.GROUP_SEQUENTIAL:
+            message += "; without one, intervals are confidence sequences, which are wider"
         checks.append(HealthCheck("plan", CheckState.WAITING, message))
     return checks
 

@@ -20,6 +20,12 @@ MIN_BASELINE_EVENTS: Final = 20.0
 """Fewest expected events (and non-events) of a proportion, in control."""
 
 
+def has_derived_horizon(experiment: Experiment) -> bool:
+    """True where the horizon is to come from the primary's mde."""
+    primary = next((m for m in experiment.metrics if m.role is MetricRole.PRIMARY), None)
+    return experiment.analysis.planned_units is None and primary is not None and primary.mde is not None
+
+
 def derive_planned_units(experiment: Experiment, moments: ExperimentMoments) -> int | None:
     """Matured units of all variants at the horizon, from the primary's mde and the level observed in control.
 

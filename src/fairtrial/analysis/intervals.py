@@ -16,6 +16,10 @@ from fairtrial.stats.result import Effect, Interval, NotEnoughData
 TIGHTEST_AT: Final = 10_000
 """Units of both variants at which a confidence sequence is narrowest where no horizon is planned."""
 
+# Deciding by a sequence now and by the plan later would spend alpha twice.
+PLANNING: Final = NotEnoughData(
+    "the horizon is not known yet: it comes from the level of the first units", "no_horizon_yet"
+)
 LOCKED: Final = NotEnoughData("this method allows one look, at the horizon", "locked")
 
 
@@ -24,26 +28,23 @@ class Look:
     """How one metric is looked at now.
 
     fractions: of the planned information at every look so far, this one last; empty without a plan, where a
-    group-sequential design falls back on a confidence sequence. planned_units: of both variants of the pair.
+    group-sequential design falls back on a confidence sequence. tightest_at: units of both variants at which a
+    confidence sequence is narrowest; fixed before launch. is_planning: the horizon will come from the first units.
     """
 
     method: Method
     alpha: float
     spending: Spending = Spending.OBRIEN_FLEMING
     fractions: tuple[float, ...] = ()
-    planned_units: int | None = None
+    tightest_at: int = TIGHTEST_AT
     is_locked: bool = False
-
-    @property
-    def tightest_at(self) -> int:
-        """Units at which a confidence sequence is narrowest; fixed before launch."""
-        return self.planned_units or TIGHTEST_AT
+    is_planning: bool = False
 
 
 def interval(effect: Effect | NotEnoughData, look: Look) -> Interval | NotEnoughData:
     """Interval and p-value of an effect under this look; a refusal passes through."""
-    if look.is_locked:
-        return LOCKED
+    if look.is_locked or look.is_planning:
+        return LOCKED if look.is_locked else PLANNING
     if isinstance(effect, NotEnoughData):
         return effect
     match look.method:

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from fairtrial.analysis.compare import Contrast, Level, contrast, level
-from fairtrial.analysis.intervals import LOCKED, Look, interval, relative_interval
+from fairtrial.analysis.intervals import LOCKED, TIGHTEST_AT, Look, interval, relative_interval
 from fairtrial.analysis.moments import ExperimentMoments, MetricMoments
 from fairtrial.decide.guardrail import GuardrailReading, GuardrailResult, alarm_count, judge_guardrail
 from fairtrial.decide.scorecard import (
@@ -27,11 +27,14 @@ _WORST_LAST = (CheckState.OK, CheckState.WARN, CheckState.WAITING, CheckState.FA
 
 @dataclass(frozen=True, slots=True)
 class Schedule:
-    """How all metrics are looked at. fractions: by metric, with the present look last; empty without a plan."""
+    """How all metrics are looked at. fractions: by metric, with the present look last; empty without a plan.
+
+    is_locked: a one-look method before its horizon. is_planning: a group-sequential one whose horizon is to come.
+    """
 
     fractions: Mapping[str, tuple[float, ...]]
-    planned_units: int | None
     is_locked: bool
+    is_planning: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,8 +101,9 @@ def _entries(experiment: Experiment, moments: ExperimentMoments, schedule: Sched
             alpha=shared if is_primary else experiment.analysis.alpha,
             spending=experiment.analysis.spending,
             fractions=schedule.fractions.get(metric.plan.metric.name, ()),
-            planned_units=schedule.planned_units,
+            tightest_at=experiment.analysis.planned_units or TIGHTEST_AT,
             is_locked=schedule.is_locked,
+            is_planning=schedule.is_planning,
         )
         for variant in treatments(experiment):
             found = contrast(metric, control, arms.index(variant))

@@ -13,7 +13,7 @@ from typing import Final
 import msgspec
 
 from fairtrial.analysis.health import check_health, problems_first
-from fairtrial.analysis.horizon import derive_planned_units
+from fairtrial.analysis.horizon import derive_planned_units, has_derived_horizon
 from fairtrial.analysis.looks import (
     Memory,
     needs_memory,
@@ -140,7 +140,8 @@ def assemble(
     )
     looks = {name: memory.looks_so_far(name, value) for name, value in fractions.items() if value > 0.0}
     is_locked = evidence.is_locked and not evidence.is_at_horizon
-    scorecard = make_scorecard(experiment, moments, Schedule(looks, planned, is_locked))
+    is_planning = plan.method is Method.GROUP_SEQUENTIAL and planned is None and has_derived_horizon(experiment)
+    scorecard = make_scorecard(experiment, moments, Schedule(looks, is_locked=is_locked, is_planning=is_planning))
     evidence = replace(evidence, primary=scorecard.primary, guardrails=scorecard.guardrails)
     view = _view(_Parts(experiment, moments, circumstances, evidence, scorecard, progress))
     return Assembled(view, fractions, planned, evidence.is_at_horizon)

@@ -268,6 +268,8 @@ def test_the_horizon_comes_from_the_smallest_effect_worth_finding_and_stays(tmp_
     early, planned, later = stages(tmp_path, experiment(metric), batches)
     assert early.progress.planned_units is None
     assert check(early, "plan").state is CheckState.WAITING
+    assert early.metrics[0].comparisons[0].effect is None
+    assert early.verdict.reasons[0].code == "not_enough_data"
     # R: power.prop.test(p1 = .2, p2 = .25, power = .8) gives 1093.7 per group; sequential looks cost a few percent.
     assert planned.progress.planned_units is not None
     assert 2 * 1094 < planned.progress.planned_units < 2 * 1094 * 1.1
