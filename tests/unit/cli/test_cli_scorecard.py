@@ -107,7 +107,7 @@ def test_every_state_is_a_shape_and_a_word(width: int) -> None:
         "▲ better",
         "✖ breached",
         "○ waiting",
-        "● no difference found",
+        "● no difference",
         "⚠ fallback warning",
     ):
         assert words in text, text
