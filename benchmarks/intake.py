@@ -30,9 +30,14 @@ HERE = Path(__file__).parent
 ROOT = HERE.parent
 PSYCOPG = ROOT / ".cache" / "bench" / "psycopg"
 ROUNDS = int(os.environ.get("BENCH_ROUNDS", "3"))
-SECONDS = int(os.environ.get("BENCH_SECONDS", "3"))
+SECONDS = int(os.environ.get("BENCH_SECONDS", "2"))
 SHAPES = {"100 a request, 32 connections": (100, 32, 200_000), "1 a request, 64 connections": (1, 64, 20_000)}
-NAMES = {"log": "Fairtrial's log", "sqlite": "SQLite, WAL, synchronous=FULL", "postgres": "PostgreSQL, COPY"}
+NAMES = {
+    "log": "Fairtrial's log",
+    "sqlite": "SQLite, WAL, synchronous=FULL",
+    "postgres": "PostgreSQL, COPY",
+    "none": "nothing stored",
+}
 
 
 @contextmanager
@@ -209,7 +214,7 @@ def main() -> int:
         print("skipped: wrk is not installed")
         return 0
     environment = {**os.environ, "PYTHONPATH": f"{PSYCOPG}{os.pathsep}{os.environ.get('PYTHONPATH', '')}"}
-    stores = json.loads(os.environ.get("BENCH_STORES", '["log", "sqlite", "postgres"]'))
+    stores = json.loads(os.environ.get("BENCH_STORES", '["log", "sqlite", "postgres", "none"]'))
     if "postgres" not in stores:
         return run(stores, environment)
     try:

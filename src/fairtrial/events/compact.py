@@ -26,6 +26,7 @@ from fairtrial.events.batch import Batch, DayPart, connect
 from fairtrial.events.columns import stream_of_log
 from fairtrial.events.disk import make_directory, publish
 from fairtrial.events.frames import Frame, Position, segment_name
+from fairtrial.events.known import KnownIds
 from fairtrial.events.log import LogLockedError, read_frames
 from fairtrial.events.manifest import Cursor, Manifest, NewFile, Tally
 from fairtrial.events.merge import merge_days
@@ -89,6 +90,7 @@ class Compactor:
         self._source = self._root / "slice.ndjson.tmp"
         self.manifest = Manifest(self._state)
         self._con = connect(memory_limit=memory_limit, threads=threads or os.cpu_count() or 1, scratch=self._root)
+        self._known = KnownIds(self._con)
         self._remove_orphans()
 
     def close(self) -> None:
@@ -177,9 +179,9 @@ class Compactor:
         return position, size
 
     def _compact(self, piece: _Slice) -> CompactionResult:
-        batch = Batch(self._con, piece.stream, self._source)
+        batch = Batch(self._con, piece.stream, self._source, self._known)
         unreadable = batch.drop_unreadable()
-        batch.drop_repeated(self._paths_of_day)
+        batch.drop_repeated(self.manifest.files_of_day)
         duplicates, conflicts = batch.repeated()
         files = [self._write(piece, piece.stream, part, batch.write_day) for part in batch.days()]
         rows = sum(f.rows for f in files)
@@ -187,9 +189,6 @@ class Compactor:
         tally = Tally(rows, duplicates, conflicts, unreadable)
         self.manifest.record(piece.log, piece.end, files, piece.stream, tally)
         return CompactionResult(rows, duplicates, conflicts, unreadable, len(files), piece.size)
-
-    def _paths_of_day(self, stream: str, day: str) -> list[Path]:
-        return [f.path for f in self.manifest.files_of_day(stream, day)]
 
     def _write(self, piece: _Slice, stream: str, part: DayPart, write: Callable[[DayPart, Path], None]) -> NewFile:
         """Put one day's rows on disk under a name that says which range of which log they are."""
