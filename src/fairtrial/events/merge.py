@@ -13,7 +13,7 @@ from pathlib import Path
 
 import duckdb
 
-from fairtrial.events.batch import parquet_scan, sql_text
+from fairtrial.events.batch import PARQUET_OPTIONS, parquet_scan, sql_text
 from fairtrial.events.columns import STREAMS
 from fairtrial.events.disk import publish
 from fairtrial.events.manifest import Manifest, ManifestFile, NewFile
@@ -62,7 +62,7 @@ def _merge(
     temporary = path.with_name(path.name + ".tmp")
     con.execute(
         f"COPY (SELECT * FROM {parquet_scan([f.path for f in files])}) TO {sql_text(temporary)}"  # noqa: S608 - our paths
-        " (FORMAT parquet, COMPRESSION zstd)"
+        f" ({PARQUET_OPTIONS})"
     )
     publish(temporary, path)
     rows = sum(f.rows for f in files)

@@ -84,6 +84,17 @@ def test_records_become_rows_with_every_field(tmp_path: Path, compactor: Compact
     assert file.path.parent.name == "day=2024-10-04"
 
 
+def test_other_readers_of_parquet_read_the_files(tmp_path: Path, compactor: Compactor) -> None:
+    parquet = pytest.importorskip("pyarrow.parquet")
+    write(tmp_path, *[outcome(f"e{i}", NOON + i * 7, value=i / 3, unit=i - 500) for i in range(1000)])
+    compactor.run_once()
+    (file,) = compactor.manifest.files("outcomes")
+    table = parquet.ParquetFile(file.path).read()
+    assert table.column("id").to_pylist() == [f"e{i}" for i in range(1000)]
+    assert table.column("at").to_pylist() == [NOON + i * 7 for i in range(1000)]
+    assert table.column("unit").to_pylist() == [i - 500 for i in range(1000)]
+
+
 def test_request_records_of_all_workers_are_one_stream_and_never_deduplicated(
     tmp_path: Path, compactor: Compactor
 ) -> None:
