@@ -358,7 +358,8 @@ class ClientConnection(asyncio.Protocol):
         endpoint = plans[0]
         index = endpoint.fast
         if index >= 0 and len(plans) == 1:
-            decision = table.decide_by_header(endpoint, head.captured[index])
+            unit = head.captured[index]
+            decision = (unit and endpoint.recent.get(unit)) or table.decide_by_header(endpoint, unit)
         else:
             view = table.view(head, request_id)
             has_body = head.is_chunked or bool(head.content_length)

@@ -212,6 +212,7 @@ class _Compiler:
             model=match.model,
             stable=stable,
             unenrolled=Decision(stable, ""),
+            recent={},
             experiments=tuple(self._experiment(each, allocation, endpoint) for each, allocation in running),
             fast=self._fast_index([each for each, _ in running]) if is_bare else -1,
             needs_json=any(_reads_json(each, endpoint) for each, _ in running),

@@ -7,19 +7,23 @@ The leading time lets a look-up by id prune days of Parquet. Random parts are dr
 from __future__ import annotations
 
 import secrets
-from itertools import count
+from typing import Final
 
-REQUEST_ID_LENGTH = 26
+REQUEST_ID_LENGTH: Final = 26
+
+
+# Three hex digits at a time from a table: half the cost of formatting.
+_HEX: Final = tuple(b"%03x" % number for number in range(4096))
 
 
 class RequestIds:
     """Makes the ids of one worker process. The time part moves with `tick`, so ids of one tick share it."""
 
-    __slots__ = ("_counter", "_prefix", "_process")
+    __slots__ = ("_count", "_prefix", "_process")
 
     def __init__(self, *, unix_ms: int, process: bytes | None = None) -> None:
         self._process = process or secrets.token_hex(4).encode()
-        self._counter = count(secrets.randbelow(1 << 20))
+        self._count = secrets.randbelow(1 << 20)
         self._prefix = b""
         self.tick(unix_ms)
 
@@ -29,4 +33,5 @@ class RequestIds:
 
     def new(self) -> bytes:
         """An id never given before: the counter needs more than 16 million requests a tick to repeat."""
-        return b"%b%06x" % (self._prefix, next(self._counter) & 0xFFFFFF)
+        self._count = count = (self._count + 1) & 0xFFFFFF
+        return self._prefix + _HEX[count >> 12] + _HEX[count & 4095]

@@ -20,6 +20,7 @@ from fairtrial.wire.errors import WireError
 from fairtrial.wire.target import replace_prefix
 
 MAX_UNIT_BYTES: Final = 1024
+RECENT_UNITS: Final = 16_384
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -109,16 +110,18 @@ def check_unit(unit: str) -> None:
         raise WireError(400, f"the unit is longer than {MAX_UNIT_BYTES} bytes")
 
 
-class Decision(msgspec.Struct, frozen=True, gc=False):
+class Decision(msgspec.Struct, gc=False, eq=False):
     """Where a request goes. unit: empty where it is not enrolled; then arm is the endpoint's stable one.
 
-    unfit: why the arm cannot serve this request, so that the stable model does; empty where it can.
+    unfit: why the arm cannot serve this request, so that the stable model does; empty where it can. key: the unit's
+    hash, filled in with its first record. Never changed otherwise, so requests may share one.
     """
 
     arm: Arm
     unit: str
     shadows: tuple[ShadowPlan, ...] = ()
     unfit: str = ""
+    key: int | None = None
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -127,7 +130,8 @@ class EndpointPlan:
 
     headers: (index of a captured header, its exact value). fast: the index of the captured unit header where one
     experiment without audience decides, else -1. needs_json: assignment reads the JSON body. unenrolled: to the stable
-    model, as no unit of an experiment.
+    model, as no unit of an experiment. recent: decisions by the bytes of the unit header (RECENT_UNITS at most):
+    users come back, and hashing is a tenth of a request.
     """
 
     name: str
@@ -147,6 +151,7 @@ class EndpointPlan:
     total_ticks: int | None
     max_body_bytes: int
     unenrolled: Decision
+    recent: dict[bytes, Decision]
 
     def takes_head(self, view: RequestView) -> bool:
         """True where host and headers match (the path is known to)."""

@@ -45,13 +45,15 @@ class PoolLimits:
 
 
 class ModelPool:
-    """breaker, counters: of this model in this worker. is_retired: its snapshot is gone; nothing is kept any more."""
+    """breaker, counters: of this model in this worker. idle: connections to take the last of.
+
+    is_retired: its snapshot is gone; nothing is kept any more.
+    """
 
     __slots__ = (
         "_addresses",
         "_connecting",
         "_fresh",
-        "_idle",
         "_idle_ticks",
         "_next_address",
         "_open",
@@ -61,6 +63,7 @@ class ModelPool:
         "_wheel",
         "breaker",
         "counters",
+        "idle",
         "is_retired",
         "limits",
         "origin",
@@ -88,7 +91,7 @@ class ModelPool:
         self.is_retired = False
         self._wheel = wheel
         self._ssl = ssl.create_default_context() if origin.is_tls else None
-        self._idle: list[UpstreamConnection] = []
+        self.idle: list[UpstreamConnection] = []
         self._open: set[UpstreamConnection] = set()
         self._waiting: dict[UpstreamUser, None] = {}  # an ordered set: first in, first served; leaving costs O(1)
         self._fresh: set[UpstreamUser] = set()
@@ -110,8 +113,8 @@ class ModelPool:
 
     def request(self, user: UpstreamUser) -> None:
         """Call `user.on_connected` now or later, or `user.on_no_connection`."""
-        if self._idle:
-            connection = self._idle.pop()
+        if self.idle:
+            connection = self.idle.pop()
             connection.user = user
             user.on_connected(connection)
         elif len(self._waiting) - self._connecting >= self.pool_limits.waiting:  # who waits for a connect is no queue
@@ -124,8 +127,8 @@ class ModelPool:
 
     def request_fresh(self, user: UpstreamUser) -> None:
         """Like `request`, on a connection that has never been used: the others may be as dead as the last one."""
-        if not self._has_room() and self._idle:
-            self._idle[0].drop()
+        if not self._has_room() and self.idle:
+            self.idle[0].drop()
         if self._has_room():
             self._fresh.add(user)
             self._spawn_connect(user)
@@ -148,25 +151,25 @@ class ModelPool:
             self._hand_over(connection)
         else:
             connection.idle_since = self._wheel.now
-            self._idle.append(connection)
+            self.idle.append(connection)
 
     def on_closed(self, connection: UpstreamConnection) -> None:
         """Forget a closed connection; requests that wait may now open another."""
         self._open.discard(connection)
-        if connection in self._idle:
-            self._idle.remove(connection)
+        if connection in self.idle:
+            self.idle.remove(connection)
         self._top_up()
 
     def sweep(self) -> None:
         """Close what has idled too long. The oldest stand in front."""
         limit = self._wheel.now - self._idle_ticks
-        while self._idle and self._idle[0].idle_since <= limit:
-            self._idle[0].drop()
+        while self.idle and self.idle[0].idle_since <= limit:
+            self.idle[0].drop()
 
     def retire(self) -> None:
         """Close idle connections now and the others after their answer."""
         self.is_retired = True
-        for connection in list(self._idle):
+        for connection in list(self.idle):
             connection.drop()
 
     def close(self) -> None:
@@ -188,7 +191,7 @@ class ModelPool:
         self._addresses = addresses
         for connection in [each for each in self._open if each.address not in addresses]:
             connection.expires_at = 0
-            if connection in self._idle:
+            if connection in self.idle:
                 connection.drop()
 
     def _has_room(self) -> bool:
@@ -252,7 +255,7 @@ class ModelPool:
             connection.drop()
         else:
             connection.idle_since = self._wheel.now
-            self._idle.append(connection)
+            self.idle.append(connection)
 
     async def _open_any(self, connect_s: float) -> UpstreamConnection:
         """Try each address once, starting with the next in turn, each with its part of the time."""

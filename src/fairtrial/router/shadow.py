@@ -161,7 +161,7 @@ class ShadowCopy:
     def __init__(self, exchange: Exchange, arm: Arm, head: bytes, body: bytes, worker: WorkerState) -> None:
         self._arm = arm
         self._endpoint = exchange.endpoint.name
-        self._unit = exchange.unit
+        self._unit = exchange.decision.unit
         self._request_id = exchange.request_id
         self._head = head
         self._body = body

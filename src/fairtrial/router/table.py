@@ -8,7 +8,7 @@ from typing import Final
 
 from fairtrial.model.allocation import Snapshot
 from fairtrial.router.counters import WorkerCounters
-from fairtrial.router.plan import MAX_UNIT_BYTES, CountMissing, Decision, EndpointPlan, check_unit
+from fairtrial.router.plan import MAX_UNIT_BYTES, RECENT_UNITS, CountMissing, Decision, EndpointPlan, check_unit
 from fairtrial.router.pool import ModelPool
 from fairtrial.router.view import NO_UNIT, RequestView
 from fairtrial.router.wheel import ticks
@@ -141,9 +141,12 @@ class RouteTable:
         if len(value) > MAX_UNIT_BYTES:
             check_unit(unit)
         index = experiment.variant_of(unit)
-        if index < 0:
-            return endpoint.unenrolled
-        return Decision(experiment.arms[index], unit, experiment.shadows)
+        decision = endpoint.unenrolled if index < 0 else Decision(experiment.arms[index], unit, experiment.shadows)
+        recent = endpoint.recent
+        if len(recent) >= RECENT_UNITS:
+            recent.clear()
+        recent[value] = decision
+        return decision
 
 
 def _bare_host(host: bytes | None) -> bytes:
