@@ -118,6 +118,7 @@ class Intake:
         self._decode = {IntakeRoute.OUTCOMES: decoder.outcomes, IntakeRoute.EXPOSURES: decoder.exposures}
         self._last_us = 0
         self._tasks: set[asyncio.Task[None]] = set()
+        self._waiting: list[tuple[IntakeRoute, IntakeBatch, OnDurable]] = []
 
     @classmethod
     def open(
@@ -148,6 +149,7 @@ class Intake:
 
     def close(self) -> None:
         """Write what was taken and seal the logs. Blocks for a commit; answers are no longer sent."""
+        self._hand_on()
         for store in self.stores.values():
             store.close()
 
@@ -194,10 +196,19 @@ class Intake:
             else:
                 respond(self._refuse(batch, error))
 
-        try:
-            self.stores[route].submit(batch.payload, batch.accepted, on_durable)
-        except (LogFullError, LogPoisonedError, LogClosedError) as exc:
-            respond(self._refuse(batch, exc))
+        # Handed on when the loop has read every socket that was ready. Handed on at once, the writer's thread wakes for
+        # the first request and commits it alone: measured 4 requests a commit instead of 30, at half the speed.
+        self._waiting.append((route, batch, on_durable))
+        if len(self._waiting) == 1:
+            asyncio.get_running_loop().call_soon(self._hand_on)
+
+    def _hand_on(self) -> None:
+        waiting, self._waiting = self._waiting, []
+        for route, batch, on_durable in waiting:
+            try:
+                self.stores[route].submit(batch.payload, batch.accepted, on_durable)
+            except (LogFullError, LogPoisonedError, LogClosedError) as exc:
+                on_durable(None, exc)
 
     def _refuse(self, batch: IntakeBatch, error: BaseException) -> Answer:
         is_full = isinstance(error, LogFullError)
