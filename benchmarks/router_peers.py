@@ -145,9 +145,14 @@ def _spawn(command: list[str], folder: Path, *, core: int = PROXY_CORE) -> Runni
     log = (folder / "output.log").open("wb")
     pin = affinity(core)
     with log:
-        process = subprocess.Popen(
-            command, cwd=folder, stdin=subprocess.DEVNULL, stdout=log, stderr=log, preexec_fn=pin
-        )  # noqa: PLW1509 - no threads here
+        process = subprocess.Popen(  # no threads here, so preexec_fn is safe
+            command,
+            cwd=folder,
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=log,
+            preexec_fn=pin,  # noqa: PLW1509
+        )
     return Running(process)
 
 
