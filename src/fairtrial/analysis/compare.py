@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 from fairtrial.analysis.moments import Cell, MetricMoments
 from fairtrial.analysis.rules import Estimator
-from fairtrial.model.experiment import MetricKind
+from fairtrial.model.experiment import Better, MetricKind
 from fairtrial.stats.effects import (
     covariate_adjusted_effect,
     mean_effect,
@@ -24,6 +24,7 @@ from fairtrial.stats.effects import (
 from fairtrial.stats.levels import level_of_mean, level_of_proportion, level_of_quantile, level_of_ratio
 from fairtrial.stats.moments import Comoments, Moments
 from fairtrial.stats.quantile import QuantileSummary, quantile_effect
+from fairtrial.stats.rates import level_of_rate, one_rate, rate_effect
 from fairtrial.stats.result import Effect, NotEnoughData
 
 Found = Effect | NotEnoughData
@@ -34,8 +35,8 @@ class Contrast:
     """One treatment against control. relative: log ratio of the levels. units: matured, of both variants.
 
     control, treatment: levels behind the relative effect (covariate-adjusted where the effect is). events: of a share,
-    (units with the event, units) of the treatment. events_at_most: the same for units with several requests, every
-    event counted as a unit of its own.
+    (units with the event, units) of the treatment, and of a rate that all units share (sum of unit rates, units).
+    events_at_most: the same for units with several requests, every event counted as a unit of its own.
     """
 
     effect: Found
@@ -113,7 +114,7 @@ def _stratum(moments: MetricMoments, epoch: int, control: int, treatment: int) -
         case Estimator.SHARE:
             effect = proportion_effect(before.y, after.y)
         case Estimator.RATIO:
-            effect = ratio_effect(before, after)
+            effect = (rate_effect if moments.plan.is_rate else ratio_effect)(before, after)
         case _:
             effect = mean_effect(before.y, after.y)
     return _Stratum(weight, effect, _level(moments, one), _level(moments, other))
@@ -169,7 +170,7 @@ def _level(moments: MetricMoments, cell: Cell) -> Found:
     comoments = _comoments(moments, cell)
     levels: dict[Estimator, Callable[[], Found]] = {
         Estimator.SHARE: lambda: level_of_proportion(comoments.y),
-        Estimator.RATIO: lambda: level_of_ratio(comoments),
+        Estimator.RATIO: lambda: (level_of_rate if moments.plan.is_rate else level_of_ratio)(comoments),
         Estimator.MEAN: lambda: level_of_mean(comoments.y),
     }
     return levels[moments.plan.estimator]()
@@ -189,26 +190,42 @@ def _value(moments: MetricMoments, cell: Cell) -> float | None:
 
 
 def _events(moments: MetricMoments, arm: int) -> tuple[int, int] | None:
-    """Exact counts where a unit is a 0/1 trial: shares of units, and yes/no measures of units with one request each."""
-    cells = [comoments for cell, comoments in moments.cells.items() if cell.arm == arm and comoments.count]
-    is_share = moments.plan.estimator is Estimator.SHARE
-    is_single = moments.plan.metric.kind is MetricKind.PROPORTION and all(
-        comoments.ssd_x == 0.0 and comoments.mean_x == 1.0 for comoments in cells
-    )
-    if not cells or not (is_share or is_single):
+    """Exact counts: units with the event of a share; and of a rate, where a unit is a 0/1 trial or all have one rate.
+
+    Units that share a rate m add n * m to the sum of unit rates. The exact test holds for any rates in [0, 1], not for
+    0/1 alone: its likelihood ratio is convex in the rate, so at most what 0/1 trials of the same mean would give.
+    """
+    cells = _filled_cells(moments, arm)
+    if moments.plan.estimator is Estimator.SHARE or (
+        moments.plan.is_rate and all(c.ssd_x == 0.0 and c.mean_x == 1.0 for c in cells)
+    ):
+        return (round(sum(c.mean_y * c.count for c in cells)), sum(c.count for c in cells)) if cells else None
+    if not moments.plan.is_rate:
         return None
-    return round(sum(c.mean_y * c.count for c in cells)), sum(c.count for c in cells)
+    rates = [one_rate(cell) for cell in cells if cell.mean_x > 0.0]
+    known = [rate for rate in rates if rate is not None]
+    if not known or len(known) < len(rates):
+        return None
+    total = sum(rate.mean * rate.count for rate in known)
+    # Rounded towards "no breach" of a limit.
+    is_lower_better = moments.plan.metric.better is Better.LOWER
+    events = math.floor(total + 1e-6) if is_lower_better else math.ceil(total - 1e-6)
+    return events, sum(rate.count for rate in known)
 
 
 def _events_at_most(moments: MetricMoments, arm: int) -> tuple[int, int] | None:
     """Events and units of a share or a rate; a unit's rate is at most its number of events, so this errs upwards."""
-    if moments.plan.metric.kind is not MetricKind.PROPORTION:
+    if not (moments.plan.metric.kind is MetricKind.PROPORTION or moments.plan.is_rate):
         return None
-    cells = [comoments for cell, comoments in moments.cells.items() if cell.arm == arm and comoments.count]
+    cells = _filled_cells(moments, arm)
     units = sum(c.count for c in cells)
     if units == 0:
         return None
     return min(units, math.ceil(sum(c.mean_y * c.count for c in cells) - 1e-9)), units
+
+
+def _filled_cells(moments: MetricMoments, arm: int) -> list[Comoments]:
+    return [comoments for cell, comoments in moments.cells.items() if cell.arm == arm and comoments.count]
 
 
 def _comoments(moments: MetricMoments, cell: Cell) -> Comoments:

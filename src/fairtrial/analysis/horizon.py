@@ -66,12 +66,13 @@ def _pair_units(experiment: Experiment, metric: MetricMoments, control: int, tre
 
 
 def _planned(metric: MetricMoments, baseline: Effect, distance: float, design: Design) -> PlannedUnits | None:
-    if distance <= 0.0:
+    is_too_rare = baseline.smallest_count is not None and baseline.smallest_count < MIN_BASELINE_EVENTS
+    if distance <= 0.0 or is_too_rare:
         return None
     if metric.plan.estimator is not Estimator.SHARE:
         # The spread of one unit's contribution, whatever the estimator: its standard error times the root of its units.
         return planned_units_of_mean(baseline.std_error * math.sqrt(baseline.units), distance, design)
-    if baseline.smallest_count is None or baseline.smallest_count < MIN_BASELINE_EVENTS:
+    if baseline.smallest_count is None:
         return None
     wanted = distance if metric.plan.metric.better is Better.HIGHER else -distance
     for signed in (wanted, -wanted):

@@ -93,6 +93,13 @@ class MetricPlan:
     rules: tuple[Rule, ...]
     matures_after: int
 
+    @property
+    def is_rate(self) -> bool:
+        """True for a share of requests: every unit's sum lies between 0 and its number of requests."""
+        metric = self.metric
+        is_mean_of_flags = metric.kind is MetricKind.MEAN and _is_flag(metric.source) and metric.cap is None
+        return self.estimator is Estimator.RATIO and (metric.kind is MetricKind.PROPORTION or is_mean_of_flags)
+
 
 @dataclass(frozen=True, slots=True)
 class MeasurePlan:

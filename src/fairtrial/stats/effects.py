@@ -44,7 +44,10 @@ def proportion_effect(control: Moments, treatment: Moments) -> Effect | NotEnoug
     counts = control.count + 2, treatment.count + 2
     spreads = agresti_caffo_variance(control) * counts[0], agresti_caffo_variance(treatment) * counts[1]
     pooled = (control + treatment).mean
-    smallest = min(control.count, treatment.count) * min(pooled, 1.0 - pooled)
+    # All against nothing is no accident of a rare event, however small the one variant is beside the other.
+    is_all_against_nothing = {control.mean, treatment.mean} == {0.0, 1.0}
+    rarer = 0.5 if is_all_against_nothing else min(pooled, 1.0 - pooled)
+    smallest = min(control.count, treatment.count) * rarer
 
     def with_borrowed(units: float) -> Effect:
         variance = sum(_variances(spreads, counts, units))
