@@ -15,7 +15,7 @@ EXIT_CODES = """
 
 | code | meaning |
 |---|---|
-| 0 | done; for `analyze`: ship, or a table analysed |
+| 0 | done; for `analyze`: ship |
 | 1 | error |
 | 2 | usage |
 | 3 | undecided: keep running, or inconclusive |

@@ -130,7 +130,7 @@ def up(tmp_path: Path, model_port: int) -> Iterator[Up]:
 
 
 def test_a_request_an_outcome_and_a_view_go_all_the_way(up: Up) -> None:
-    assert up.get("/readyz") == {"ready": True, "problems": []}
+    assert up.get("/readyz") == {"ready": True, "problems": [], "warnings": []}
     seen = {}
     for number in range(40):
         status, variant, _ = up.ask(f"user-{number}")
@@ -177,10 +177,32 @@ def test_an_edited_file_is_served_without_a_failed_request_and_a_broken_one_is_n
     def is_reported() -> bool:
         ready = up.get("/readyz")
         assert isinstance(ready, dict)
-        return any("endpont" in problem for problem in ready["problems"])
+        return ready["ready"] is True and any("endpont" in warning for warning in ready["warnings"])
 
     eventually(is_reported)
     assert up.ask("user-1")[0] == 200
+
+
+def test_an_edit_that_would_move_users_is_refused(up: Up) -> None:
+    before = {f"user-{n}": up.ask(f"user-{n}")[1] for n in range(40)}
+    text = up.file.read_text()
+    up.file.write_text(text.replace("{control: 50, treatment: 50}", "{treatment: 50, control: 50}"))
+
+    def is_reported() -> bool:
+        ready = up.get("/readyz")
+        assert isinstance(ready, dict)
+        return any("units would change variants" in warning for warning in ready["warnings"])
+
+    eventually(is_reported)
+    assert {unit: up.ask(unit)[1] for unit in before} == before
+
+
+@pytest.mark.parametrize("headers", [{"host": "evil.example"}, {"origin": "http://evil.example"}, {"origin": "null"}])
+@pytest.mark.parametrize("path", ["/api/v1/outcomes", "/api/v1/experiments"])
+def test_pages_of_other_sites_are_kept_out(up: Up, path: str, headers: dict[str, str]) -> None:
+    body = b'{"unit": "u", "name": "good"}' if path.endswith("outcomes") else None
+    status, _, answer = call(f"{up.control}{path}", body, headers)
+    assert status == 403, answer
 
 
 def test_a_killed_worker_is_started_again(up: Up) -> None:

@@ -15,6 +15,7 @@ from fastapi.responses import HTMLResponse, JSONResponse, PlainTextResponse, Res
 from starlette.exceptions import HTTPException
 
 from fairtrial import __version__
+from fairtrial.api.browsers import OwnPagesOnly
 from fairtrial.api.openapi import document_intake
 from fairtrial.api.problems import ProblemError, on_http_exception, on_problem
 from fairtrial.model.allocation import Snapshot
@@ -38,6 +39,9 @@ class Control(Protocol):
     def problems(self) -> list[str]:
         """Why the process is not ready, in sentences; empty where it is."""
 
+    def warnings(self) -> list[str]:
+        """What a person should look at although everything is being served, in sentences."""
+
     async def refresh(self) -> None:
         """Read the log to its end and publish fresh views."""
 
@@ -59,6 +63,7 @@ class Page(Protocol):
 def build_app(control: Control, *, page: Page) -> FastAPI:
     """The application over one control process."""
     app = FastAPI(title="Fairtrial", version=__version__, docs_url=None, redoc_url=None)
+    app.add_middleware(OwnPagesOnly)
     app.add_exception_handler(ProblemError, on_problem)
     app.add_exception_handler(HTTPException, on_http_exception)
     _add_health(app, control)
@@ -67,7 +72,7 @@ def build_app(control: Control, *, page: Page) -> FastAPI:
 
     @app.get("/", response_class=HTMLResponse, include_in_schema=False)
     async def status_page() -> HTMLResponse:
-        html = page.render(control.snapshot, control.views, control.problems())
+        html = page.render(control.snapshot, control.views, [*control.problems(), *control.warnings()])
         headers = {"content-security-policy": page.content_security_policy, "cache-control": "no-store"}
         return HTMLResponse(html, headers=headers)
 
@@ -82,7 +87,8 @@ def _add_health(app: FastAPI, control: Control) -> None:
     @app.get("/readyz", summary="Routers run, the log takes writes, views are fresh")
     async def readyz() -> Response:
         problems = control.problems()
-        return JSONResponse({"ready": not problems, "problems": problems}, status_code=503 if problems else 200)
+        answer = {"ready": not problems, "problems": problems, "warnings": control.warnings()}
+        return JSONResponse(answer, status_code=503 if problems else 200)
 
     @app.get("/metrics", summary="Prometheus metrics of the control process")
     async def metrics() -> Response:

@@ -41,6 +41,10 @@ class ControlPort:
         broken = ["the event log refuses to write after a failed sync: restart, and look at the disk"]
         return self._service.problems() + (broken if is_broken(self._intake) else [])
 
+    def warnings(self) -> list[str]:
+        """What a person should look at although everything is being served, in sentences."""
+        return self._service.warnings()
+
     async def refresh(self) -> None:
         """Read the log to its end and publish fresh views."""
         await self._service.refresh()

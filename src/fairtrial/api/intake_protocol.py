@@ -17,6 +17,7 @@ from collections.abc import Callable
 from email.utils import formatdate
 from typing import Final, cast
 
+from fairtrial.api.browsers import objection
 from fairtrial.api.intake import Answer, Intake, IntakeRoute, problem
 from fairtrial.wire.chunks import ChunkDecoder
 from fairtrial.wire.errors import WireError
@@ -30,7 +31,7 @@ REQUEST_TIMEOUT_S: Final = 60.0
 IDLE_TIMEOUT_S: Final = 75.0
 LINGER_S: Final = 2.0
 _SWEEP_S: Final = 1.0
-_CAPTURED: Final = (b"content-type", b"content-encoding", b"authorization")
+_CAPTURED: Final = (b"content-type", b"content-encoding", b"authorization", b"origin")
 _STARTS: Final = tuple((f"POST {route.path}".encode(), route) for route in IntakeRoute)
 _ROUTES: Final = {route.path.encode(): route for route in IntakeRoute}
 _OK: Final = b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nDate: %b\r\nContent-Length: %d\r\n\r\n%b"
@@ -254,7 +255,9 @@ class IntakeProtocol(asyncio.Protocol):
         return problem(503, "too many bodies are arriving at once; send it again later", retry_after_s=1)
 
     def _objection(self, head: RequestHead) -> Answer | None:
-        _, encoding, authorization = head.captured
+        _, encoding, authorization, origin = head.captured
+        if reason := objection(head.host, origin):
+            return problem(403, reason)
         if self._server.authorize is not None and not self._server.authorize(authorization):
             return problem(401, "this port asks for a token: send `Authorization: Bearer ...`")
         if encoding is not None and encoding.lower() != b"identity":
@@ -268,13 +271,11 @@ class IntakeProtocol(asyncio.Protocol):
         self._slots.append(slot)
         if not head.keep_alive:
             self._is_closing = True
-        server = self._server
-        content_type, encoding, _ = head.captured
-        objection = None if encoding is None and server.authorize is None else self._objection(head)
-        if objection is not None:
-            slot(objection)
+        refusal = self._objection(head)
+        if refusal is not None:
+            slot(refusal)
         else:
-            server.intake.take(_ROUTES[head.target.partition(b"?")[0]], body, content_type, slot)
+            self._server.intake.take(_ROUTES[head.target.partition(b"?")[0]], body, head.captured[0], slot)
         if len(self._slots) >= MAX_UNANSWERED:
             self._regulate()
 

@@ -123,6 +123,7 @@ async def _process(*arguments: str, messages: Path) -> AsyncIterator[asyncio.sub
             stdin=asyncio.subprocess.DEVNULL,
             stdout=asyncio.subprocess.PIPE,
             stderr=stderr,
+            start_new_session=True,  # Ctrl-C reaches us alone, and we end them in order
         )
     try:
         yield process
@@ -207,10 +208,14 @@ async def _compete(driver: Driver, addresses: Addresses, screen: Screen) -> Expe
     """Drive all users while showing what is known; then let the last units mature and take the final view."""
     async with httpx.AsyncClient(timeout=30) as client:
         traffic = asyncio.create_task(driver.run())
-        while not traffic.done():
-            await asyncio.wait([traffic], timeout=1.0)
-            screen.show(driver.traffic, await _view(client, addresses))
-        traffic.result()
+        try:
+            while not traffic.done():
+                await asyncio.wait([traffic], timeout=1.0)
+                screen.show(driver.traffic, await _view(client, addresses))
+            traffic.result()
+        finally:
+            traffic.cancel()
+            await asyncio.gather(traffic, return_exceptions=True)
         for left in range(int(WINDOW_S) + 1, 0, -1):
             screen.show(driver.traffic, await _view(client, addresses), waiting_s=left)
             await asyncio.sleep(1.0)

@@ -144,7 +144,7 @@ def analyze(
 ) -> int:
     """Show an experiment's verdict and scorecard, or analyse a table with --data.
 
-    Exits 0 (ship, or a table analysed), 3 (undecided), 4 (roll back) or 5 (invalid).
+    Exits by the verdict: 0 ship, 3 undecided, 4 roll back, 5 invalid; 6 where there is no such experiment.
     """
     if (name is None) == (data is None):
         raise ConfigError("give either an experiment's name, or --data FILE")

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import ipaddress
 import json
 import os
 import signal
@@ -26,6 +25,7 @@ from rich.console import Console
 
 from fairtrial.analysis.view import view_to_json
 from fairtrial.api.app import build_app
+from fairtrial.api.browsers import is_loopback
 from fairtrial.api.control import ControlPort
 from fairtrial.api.intake import Intake
 from fairtrial.api.intake_asgi import intake_routes
@@ -83,20 +83,11 @@ def _check(options: UpOptions) -> None:
     for name, port in (("--port", options.port), ("--router-port", options.router_port)):
         if not 0 <= port <= 65535:
             raise ConfigError(f"{name} is {port}; must be from 0 to 65535")
-    if not _is_loopback(options.host):
+    if not is_loopback(options.host):
         raise ConfigError(
             f"--host is {options.host}: the control port has no authentication yet and can stop or feed any trial, so "
             "it binds to loopback only (127.0.0.1, ::1, localhost); put an authenticating proxy in front of it"
         )
-
-
-def _is_loopback(host: str) -> bool:
-    if host == "localhost":
-        return True
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False
 
 
 @contextlib.contextmanager
@@ -142,6 +133,18 @@ async def _serve(options: UpOptions, state: StateDir) -> int:
     def on_signal() -> None:
         (hurry if stop.is_set() else stop).set()
 
+    failures: list[BaseException] = []
+
+    def fail(error: BaseException) -> None:
+        """The disk did not take what it was asked to keep: stop, so that a person looks and a fresh start reopens."""
+        log.critical("event_log_failed", error=str(error))
+        failures.append(error)
+        stop.set()
+
+    def on_poison(error: BaseException) -> None:
+        """Called in the writer's thread."""
+        loop.call_soon_threadsafe(fail, error)
+
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, on_signal)
@@ -154,7 +157,12 @@ async def _serve(options: UpOptions, state: StateDir) -> int:
         workers = WorkerPool(_worker_configs(options, state, router_port))
         service.attach(workers)
         # Intake and routers hash units with the same key; a change of keep_unit_ids takes a restart.
-        intake = Intake.open(state.root, loop=loop, keep_unit_ids=service.snapshot.file.keep_unit_ids)
+        intake = Intake.open(
+            state.root,
+            loop=loop,
+            keep_unit_ids=service.snapshot.file.keep_unit_ids,
+            on_poison=on_poison,
+        )
         stack.callback(intake.close)
         app = build_app(ControlPort(service, intake, refresher.manifest), page=StatusPage())
         app.router.routes.extend(intake_routes(intake))
@@ -168,13 +176,14 @@ async def _serve(options: UpOptions, state: StateDir) -> int:
             write_atomically(state.running_file, msgspec.json.encode(running))
             stack.callback(state.running_file.unlink, missing_ok=True)
             _say_ready(options, running, service)
-            return await _until(stop, service, workers, options)
+            await _until(stop, service, workers, options)
         finally:
             await _drain(workers, hurry, timeout_s=service.snapshot.file.router.drain_timeout_s + DRAIN_SLACK_S)
             await server.stop()
+    return 1 if failures else 0
 
 
-async def _until(stop: asyncio.Event, service: ControlService, workers: WorkerPool, options: UpOptions) -> int:
+async def _until(stop: asyncio.Event, service: ControlService, workers: WorkerPool, options: UpOptions) -> None:
     tasks = [
         asyncio.create_task(service.watch()),
         asyncio.create_task(service.refresh_every(options.refresh_s)),
@@ -187,7 +196,6 @@ async def _until(stop: asyncio.Event, service: ControlService, workers: WorkerPo
     await asyncio.gather(waiting, *tasks, return_exceptions=True)
     for task in done - {waiting}:
         task.result()
-    return 0
 
 
 async def _drain(workers: WorkerPool, hurry: asyncio.Event, *, timeout_s: float) -> None:

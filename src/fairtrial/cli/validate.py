@@ -33,9 +33,13 @@ def validate(files: list[Path], *, output: Literal["table", "json"] = "table", s
     if not files:
         print("no file is named; write: fairtrial validate FILE", file=sys.stderr)
         return 2
+    from fairtrial.controller.inert import inert_parts
     from fairtrial.model.parse import check_path
 
-    checked = [(path, *check_path(path)) for path in files]
+    checked = []
+    for path in files:
+        file, found = check_path(path)
+        checked.append((path, file, found + inert_parts(file, name=str(path)) if file is not None else found))
     is_valid = all(file is not None for _, file, _ in checked)
     if output == "json":
         problems = [_document(problem) for _, _, found in checked for problem in found]

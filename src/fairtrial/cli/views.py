@@ -8,7 +8,7 @@ from typing import Literal
 import httpx
 import msgspec
 
-from fairtrial.controller.statedir import StateDir
+from fairtrial.controller.statedir import StateDir, StateDirBusyError
 from fairtrial.model.errors import FairtrialError, NotFoundError, UpstreamError
 from fairtrial.model.view import ExperimentView
 
@@ -39,8 +39,11 @@ def offline_view(state: StateDir, name: str) -> ExperimentView:
     if name not in snapshot.file.experiments:
         known = ", ".join(sorted(snapshot.file.experiments))
         raise NotFoundError(f"no experiment is called '{name}' in {state.root}; there are: {known}")
-    with state.locked(), Refresher(state) as refresher:
-        return refresher.refresh(snapshot)[name]
+    try:
+        with state.locked(), Refresher(state) as refresher:
+            return refresher.refresh(snapshot)[name]
+    except StateDirBusyError as error:
+        raise UpstreamError(f"the process that owns {state.root} is starting or stopping: try again") from error
 
 
 def show_experiment(

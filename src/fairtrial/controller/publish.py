@@ -13,6 +13,7 @@ from pathlib import Path
 
 import structlog
 
+from fairtrial.controller.continuity import refuse_moved_units
 from fairtrial.controller.history import extend_history
 from fairtrial.controller.statedir import StateDir, write_atomically
 from fairtrial.model.allocation import Allocation, Snapshot
@@ -53,9 +54,14 @@ def read_snapshot(path: Path) -> Snapshot | None:
         return None
 
 
-def publish(file: ExperimentFile, state: StateDir, *, at: int) -> tuple[Snapshot, bool]:
-    """Write the snapshot for `file` unless it is already there. Returns it, and whether it is new."""
+def publish(file: ExperimentFile, state: StateDir, *, at: int, name: str = "the file") -> tuple[Snapshot, bool]:
+    """Write the snapshot for `file` unless it is already there. Returns it, and whether it is new.
+
+    Raises ConfigError where units of a running trial would change variants.
+    """
     before = read_snapshot(state.snapshot)
+    if before is not None:
+        refuse_moved_units(before.file, file, name=name)
     allocations = next_allocations(file, before.allocations if before else {}, started_at=at)
     snapshot = make_snapshot(file, allocations, version=before.version + 1 if before else 1)
     if before is not None and before.digest == snapshot.digest:

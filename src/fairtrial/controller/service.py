@@ -15,6 +15,7 @@ from pathlib import Path
 import structlog
 
 from fairtrial.controller.clock import now_us
+from fairtrial.controller.inert import inert_parts
 from fairtrial.controller.publish import publish
 from fairtrial.controller.refresh import Refresher
 from fairtrial.controller.statedir import StateDir, write_atomically
@@ -55,7 +56,7 @@ class ControlService:
         self._file, self._state, self._refresher = file, state, refresher
         self._encode_view = encode_view
         self._stamp = _FileStamp.of(file)
-        self._snapshot, _ = publish(load_experiment(file), state, at=now_us())
+        self._snapshot, _ = publish(load_experiment(file), state, at=now_us(), name=str(file))
         self._views: dict[str, ExperimentView] = {}
         self._workers: WorkerPool | None = None
         self._file_problem: str | None = None
@@ -81,9 +82,14 @@ class ControlService:
         """The router's processes, once there are any."""
         return self._workers
 
+    def warnings(self) -> list[str]:
+        """What a person should look at although everything is being served, in sentences."""
+        inert = [f"{part.path}: {part.message}; {part.fix}" for part in inert_parts(self._snapshot.file, name="")]
+        return [self._file_problem, *inert] if self._file_problem else inert
+
     def problems(self) -> list[str]:
         """Why the process is not ready, in sentences."""
-        found = [self._file_problem, self._refresh_problem]
+        found = [self._refresh_problem]
         if self._workers is None or self._workers.alive < self._workers.wanted:
             alive = self._workers.alive if self._workers else 0
             wanted = self._workers.wanted if self._workers else 0
@@ -99,13 +105,15 @@ class ControlService:
         self._stamp = _FileStamp.of(self._file)
         try:
             wanted = load_experiment(self._file)
+            self._snapshot, is_new = publish(wanted, self._state, at=now_us(), name=str(self._file))
         except (ConfigError, OSError) as error:
             mistakes = "; ".join(str(problem) for problem in getattr(error, "problems", ())) or str(error)
             self._file_problem = f"{self._file} is not served, the last good version is: {mistakes}"
             log.warning("experiment_file_refused", file=str(self._file), mistakes=mistakes)
             return
-        self._file_problem = None
-        self._snapshot, is_new = publish(wanted, self._state, at=now_us())
+        if self._file_problem is not None:
+            self._file_problem = None
+            log.info("experiment_file_accepted_again", file=str(self._file))
         if is_new:
             self._views = {name: view for name, view in self._views.items() if name in wanted.experiments}
             log.info("snapshot_published", version=self._snapshot.version, digest=self._snapshot.digest[:12])
@@ -117,7 +125,7 @@ class ControlService:
         while True:
             await asyncio.sleep(WATCH_EVERY_S)
             stamp = _FileStamp.of(self._file)
-            if stamp is not None and stamp != self._stamp:
+            if stamp != self._stamp:
                 self.reload()
 
     async def refresh(self) -> None:

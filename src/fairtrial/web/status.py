@@ -78,6 +78,11 @@ def percent(value: float | None) -> str:
     return NOTHING if value is None else f"{value * 100:.1f} %"
 
 
+def level(value: float | None, kind: str) -> str:
+    """A metric's level: shares as percent, all else as a number."""
+    return percent(value) if kind in {"proportion", "retention"} else number(value)
+
+
 def instant(microseconds: int | None) -> str:
     """UTC, to the second."""
     if microseconds is None:
@@ -119,7 +124,7 @@ class StatusPage:
             trim_blocks=True,
             lstrip_blocks=True,
         )
-        environment.filters.update(number=number, signed=signed, percent=percent, instant=instant)
+        environment.filters.update(number=number, signed=signed, percent=percent, level=level, instant=instant)
         environment.globals.update(
             glyphs=GLYPHS, state_words=STATE_WORDS, rows=rows, FAILED=CheckState.FAILED, WARN=CheckState.WARN
         )

@@ -83,7 +83,7 @@ class Connection:
 
 def request(body: object, path: str = "/api/v1/outcomes", fields: str = "", method: str = "POST") -> bytes:
     raw = body if isinstance(body, bytes) else json.dumps(body).encode()
-    return f"{method} {path} HTTP/1.1\r\nHost: x\r\n{fields}Content-Length: {len(raw)}\r\n\r\n".encode() + raw
+    return f"{method} {path} HTTP/1.1\r\nHost: localhost\r\n{fields}Content-Length: {len(raw)}\r\n\r\n".encode() + raw
 
 
 @contextlib.asynccontextmanager
@@ -215,7 +215,7 @@ def test_ndjson_and_large_bodies_are_taken(tmp_path: Path) -> None:
 
 
 def test_requests_arrive_in_any_slicing(tmp_path: Path) -> None:
-    chunked = b"POST /api/v1/outcomes HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n"
+    chunked = b"POST /api/v1/outcomes HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\n"
     body = json.dumps(GOOD).encode()
     chunked += b"5\r\n%b\r\n%x\r\n%b\r\n0\r\n\r\n" % (body[:5], len(body) - 5, body[5:])
 
@@ -261,7 +261,7 @@ def test_a_request_that_expects_100_gets_it(tmp_path: Path) -> None:
 def test_a_body_over_the_limit_is_refused_before_it_is_sent(tmp_path: Path) -> None:
     async def story(served: Served) -> None:
         connection = await served.connect()
-        connection.send(b"POST /api/v1/outcomes HTTP/1.1\r\nHost: x\r\nContent-Length: 999999999\r\n\r\n")
+        connection.send(b"POST /api/v1/outcomes HTTP/1.1\r\nHost: localhost\r\nContent-Length: 999999999\r\n\r\n")
         status, fields, body = await connection.answer()
         assert (status, fields["connection"]) == (413, "close")
         assert "1048576 bytes" in str(body["detail"])
@@ -270,7 +270,7 @@ def test_a_body_over_the_limit_is_refused_before_it_is_sent(tmp_path: Path) -> N
             await asyncio.sleep(0)
         assert await connection.closed()
         chunked = await served.connect()
-        chunked.send(b"POST /api/v1/outcomes HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n200000\r\n")
+        chunked.send(b"POST /api/v1/outcomes HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\n200000\r\n")
         assert (await chunked.answer())[0] == 413
 
     run(tmp_path, story)
@@ -425,7 +425,7 @@ def test_shutdown_answers_what_was_received_whole(tmp_path: Path, monkeypatch: p
     async def story(served: Served) -> None:
         gate = Gate(monkeypatch)
         busy, idle, half = await served.connect(), await served.connect(), await served.connect()
-        half.send(b"POST /api/v1/outcomes HTTP/1.1\r\nHost: x\r\nContent-Length: 10\r\n\r\n{")
+        half.send(b"POST /api/v1/outcomes HTTP/1.1\r\nHost: localhost\r\nContent-Length: 10\r\n\r\n{")
         busy.send(request(GOOD))
         await asyncio.to_thread(gate.entered.wait, 20)
         stopping = asyncio.ensure_future(served.server.stop())
@@ -488,7 +488,7 @@ def test_slow_and_silent_connections_are_closed(tmp_path: Path) -> None:
 def test_bodies_under_way_are_bounded_over_all_connections(tmp_path: Path) -> None:
     async def story(served: Served) -> None:
         half = await served.connect()
-        half.send(b"POST /api/v1/outcomes HTTP/1.1\r\nHost: x\r\nContent-Length: 1000\r\n\r\n{")
+        half.send(b"POST /api/v1/outcomes HTTP/1.1\r\nHost: localhost\r\nContent-Length: 1000\r\n\r\n{")
         await asyncio.sleep(0.05)
         (connection,) = served.server._server.server_state.connections
         server = connection._server  # type: ignore[union-attr]
@@ -496,7 +496,7 @@ def test_bodies_under_way_are_bounded_over_all_connections(tmp_path: Path) -> No
         assert server.arriving_bytes == 1000
         server.arriving_bytes += 256 << 20
         other = await served.connect()
-        other.send(b"POST /api/v1/outcomes HTTP/1.1\r\nHost: x\r\nContent-Length: 1000\r\n\r\n{")
+        other.send(b"POST /api/v1/outcomes HTTP/1.1\r\nHost: localhost\r\nContent-Length: 1000\r\n\r\n{")
         assert (await other.answer())[0] == 503
         half.writer.close()
         await asyncio.sleep(0.05)

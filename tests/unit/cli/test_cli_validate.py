@@ -18,7 +18,9 @@ NAME = "churn-3-launch"
 
 def test_a_valid_file_is_named_valid(capsys: pytest.CaptureFixture[str]) -> None:
     assert validate([CHURN]) == 0
-    assert capsys.readouterr().out == f"{CHURN}: valid, 1 experiment\n"
+    warning, verdict = capsys.readouterr().out.splitlines()
+    assert verdict == f"{CHURN}: valid, 1 experiment"
+    assert f"experiments.{NAME}.rollout: warning: stages do not advance" in warning
 
 
 def test_a_broken_file_prints_one_line_a_mistake(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -28,14 +30,16 @@ def test_a_broken_file_prints_one_line_a_mistake(tmp_path: Path, capsys: pytest.
     )
     assert validate([CHURN, path]) == 1
     lines = capsys.readouterr().out.splitlines()
-    assert lines[0].endswith("valid, 1 experiment")
-    assert lines[2] == f"{path}:19:12: experiments.{NAME}.split: sums to 97; must be 100: add 3 to a variant"
-    assert lines[3] == f"{path}: 2 mistakes"
+    assert lines[1].endswith("valid, 1 experiment")
+    assert lines[3] == f"{path}:19:12: experiments.{NAME}.split: sums to 97; must be 100: add 3 to a variant"
+    assert lines[4] == f"{path}: 2 mistakes"
 
 
 def test_json_output_is_one_document(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert validate([CHURN], output="json") == 0
-    assert json.loads(capsys.readouterr().out) == {"valid": True, "problems": []}
+    document = json.loads(capsys.readouterr().out)
+    assert document["valid"] is True
+    assert [problem["is_warning"] for problem in document["problems"]] == [True]
     assert validate([tmp_path / "none.yaml"], output="json") == 1
     document = json.loads(capsys.readouterr().out)
     assert document["valid"] is False

@@ -7,7 +7,7 @@ import pytest
 from fairtrial.controller.history import read_history
 from fairtrial.controller.publish import publish, read_snapshot
 from fairtrial.controller.statedir import StateDir, StateDirBusyError
-from fairtrial.model.errors import FairtrialError
+from fairtrial.model.errors import ConfigError, FairtrialError
 from fairtrial.model.parse import parse_experiment
 
 FILE = """
@@ -98,3 +98,22 @@ def test_left_over_ports_of_a_dead_process_are_not_believed(tmp_path: Path) -> N
         running = state.read_running()
     assert running is not None
     assert running.port == 1
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "place"),
+    [
+        ("{control: 50, treatment: 50}", "{control: 80, treatment: 20}", "experiments.launch.split"),
+        ("{control: 50, treatment: 50}", "{treatment: 50, control: 50}", "experiments.launch.split"),
+        ("hypothesis: it helps", "salt: other", "experiments.launch.salt"),
+        ("{header: x-user-id}", "{header: x-session-id}", "experiments.launch.unit"),
+    ],
+)
+def test_an_edit_that_would_move_units_between_arms_is_refused(old: str, new: str, place: str, tmp_path: Path) -> None:
+    state = StateDir(tmp_path)
+    first, _ = publish(parse_experiment(text()), state, at=1_000)
+    assert old in text()
+    with pytest.raises(ConfigError) as caught:
+        publish(parse_experiment(text().replace(old, new)), state, at=2_000)
+    assert [problem.path for problem in caught.value.problems] == [place]
+    assert read_snapshot(state.snapshot) == first
