@@ -198,14 +198,14 @@ def soak(peer: Peer, requests: int) -> None:
     before = peer.running.rss_mib()
     readers = [slow_reader(peer.port) for _ in range(1000)]
     levels = []
-    for _ in range(5):
-        time.sleep(2)
+    for _ in range(6):
+        time.sleep(10)
         levels.append(peer.running.rss_mib())
     for reader in readers:
         reader.close()
     time.sleep(2)
     print("\n1,000 clients that pipeline requests and never read an answer.\n")
-    print(f"RSS before {before:.1f} MiB; every 2 s {', '.join(f'{level:.1f}' for level in levels)} MiB; ", end="")
+    print(f"RSS before {before:.1f} MiB; every 10 s {', '.join(f'{level:.1f}' for level in levels)} MiB; ", end="")
     print(f"after they left {peer.running.rss_mib():.1f} MiB.")
 
 

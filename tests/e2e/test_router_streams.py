@@ -428,3 +428,20 @@ def test_large_bodies_pass_both_ways_unchanged(bench: Bench) -> None:
     body = os.urandom(3 << 20)
     bench.play(replying(lambda seen: answer(seen.body)))
     assert bench.running.ask("/x", body=body).body == body
+
+
+@pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="reads /proc")
+def test_a_client_that_pipelines_and_never_reads_is_held_back(bench: Bench) -> None:
+    bench.play(replying(lambda seen: answer(seen.target.encode() * 50)))
+    pid = bench.running.processes[0].pid
+    before = rss_bytes(pid)
+    with bench.running.client() as client:
+        client.sock.settimeout(0.5)
+        requests = b"GET /pipelined HTTP/1.1\r\nHost: h\r\n\r\n" * 2000
+        sent = 0
+        with suppress(TimeoutError):
+            while sent < 64 << 20:
+                sent += client.sock.send(requests)  # cut anywhere: only the amount matters here
+        assert sent < 48 << 20
+        assert rss_bytes(pid) - before < 8 << 20
+    bench.model.faults.clear()

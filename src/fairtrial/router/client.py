@@ -51,6 +51,7 @@ class ClientConnection(asyncio.Protocol):
         "_buffer",
         "_chunks",
         "_collector",
+        "_is_model_slow",
         "_is_read_paused",
         "_is_write_paused",
         "_keep_alive",
@@ -91,6 +92,7 @@ class ClientConnection(asyncio.Protocol):
         self._last_tick = NEVER  # the request's total timeout
         self._unsent = 0  # size of the write buffer when it last stood still
         self._at_eof = False
+        self._is_model_slow = False
         self._is_read_paused = False
         self._is_write_paused = False
 
@@ -138,10 +140,12 @@ class ClientConnection(asyncio.Protocol):
     def resume_writing(self) -> None:
         """Read the model again, or take up the next pipelined request."""
         self._is_write_paused = False
-        if self.exchange is not None:
-            if self.exchange.upstream is not None:
-                self.exchange.upstream.resume_reading()
-            self.on_progress()
+        exchange = self.exchange
+        if exchange is not None:
+            if exchange.upstream is not None:
+                exchange.upstream.resume_reading()
+            if exchange.is_answered:
+                self.on_progress()
         elif self._buffer:
             self._next_request()
 
@@ -159,29 +163,27 @@ class ClientConnection(asyncio.Protocol):
                 self._read_head(data)
             else:
                 self._buffer = data
-                self.pause_reading()
+                self._regulate()
         elif state == _LENGTH:
             self._read_length(data)
         elif state == _CHUNKED:
             self._read_chunks(data)
         elif state == _ANSWER:
             self._buffer += data
-            if len(self._buffer) > PIPELINE_BYTES:
-                self.pause_reading()
+            self._regulate()
 
     # -- for the exchange ------------------------------------------------------------------------------------------
 
     def pause_reading(self) -> None:
-        """Take nothing more from the client for now."""
-        if not self._is_read_paused and self._state < _LINGER and not self.transport.is_closing():
-            self._is_read_paused = True
-            self.transport.pause_reading()
+        """The model reads slower than the client writes: take nothing more for now."""
+        self._is_model_slow = True
+        self._regulate()
 
     def resume_reading(self) -> None:
-        """Take more from the client."""
-        if self._is_read_paused and not self.transport.is_closing():
-            self._is_read_paused = False
-            self.transport.resume_reading()
+        """The model takes more again."""
+        if self._is_model_slow:
+            self._is_model_slow = False
+            self._regulate()
 
     def wait_for_answer(self) -> None:
         """The model has been asked (again): start its first-byte clock."""
@@ -207,11 +209,12 @@ class ClientConnection(asyncio.Protocol):
         self._state = _HEAD
         self._seen = 0
         self.worker.wheel.arm(self, self.table.keep_alive_ticks)
-        if self._is_read_paused:
-            self.resume_reading()
+        self._is_model_slow = False
         if self._buffer:
             self.worker.loop.call_soon(self._next_request)  # not here: a long pipeline would recurse
-        elif self._at_eof:
+        elif self._is_read_paused:
+            self._regulate()
+        if self._at_eof and not self._buffer:
             self._linger()
 
     def refuse(self, status: int, reason: str, *, is_head: bool = False) -> None:
@@ -282,7 +285,7 @@ class ClientConnection(asyncio.Protocol):
                 exchange.time_out(Failure.IDLE_TIMEOUT)
         elif exchange.is_sent:
             exchange.time_out(Failure.FIRST_BYTE_TIMEOUT)
-        elif self._is_read_paused:
+        elif self._is_model_slow:
             exchange.time_out(Failure.IDLE_TIMEOUT)
         else:
             exchange.cancel(Failure.CLIENT_ERROR)
@@ -311,14 +314,28 @@ class ClientConnection(asyncio.Protocol):
         if self._at_eof:
             self.transport.close()
         else:
-            self.resume_reading()
+            self._is_model_slow = False
+            self._regulate()
             self.transport.write_eof()
         self.worker.wheel.arm(self, LINGER_TICKS)
 
     def _next_request(self) -> None:
         if self._state == _HEAD and self._buffer and not self._is_write_paused:
-            self.resume_reading()
             self._read_head(self._buffer)
+            if self._is_read_paused:
+                self._regulate()
+
+    def _regulate(self) -> None:
+        """Stop or start reading: the model is slow, or enough of later requests is waiting here already."""
+        is_waiting = self._state == _ANSWER or (self._state == _HEAD and self._is_write_paused)
+        should_pause = self._is_model_slow or (is_waiting and len(self._buffer) > PIPELINE_BYTES)
+        if should_pause is self._is_read_paused or self._state == _CLOSED or self.transport.is_closing():
+            return
+        self._is_read_paused = should_pause
+        if should_pause:
+            self.transport.pause_reading()
+        else:
+            self.transport.resume_reading()
 
     def _read_head(self, data: bytes) -> None:
         self.table = table = self.worker.table
@@ -415,6 +432,7 @@ class ClientConnection(asyncio.Protocol):
         self._state = _ANSWER
         if left < 0:
             self._buffer = data[left:]
+            self._regulate()
             return data[size:left]
         return data[size:]
 
