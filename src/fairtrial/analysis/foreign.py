@@ -14,9 +14,9 @@ from pathlib import Path
 
 import duckdb
 
+from fairtrial.analysis.foreign_csv import DataError
 from fairtrial.analysis.foreign_metrics import ForeignMetric, parse_metric
 from fairtrial.analysis.foreign_table import (
-    DataError,
     TableQuestion,
     check_columns,
     check_one_row_per_unit,
@@ -84,7 +84,7 @@ def analyze(
     with duckdb.connect(config=config) as con:
         columns = open_table(con, data)
         check_columns(question, columns)
-        read_rows(con, question)
+        read_rows(con, question, data)
         names = check_variants(con, question)
         check_values(con, question)
         check_one_row_per_unit(con, question)

@@ -11,16 +11,14 @@ from typing import Final
 import duckdb
 
 from fairtrial.analysis import sql
+from fairtrial.analysis.foreign_csv import DataError, csv_reader, explain
 from fairtrial.analysis.foreign_metrics import MANY_ROWS, ForeignMetric
 from fairtrial.analysis.insert import insert_rows
-from fairtrial.model.errors import ConfigError, FairtrialError, NotFoundError
+from fairtrial.model.errors import ConfigError, NotFoundError
 from fairtrial.model.experiment import AnalysisPlan, MetricKind
 
 MOST_VARIANTS: Final = 20
-
-
-class DataError(FairtrialError):
-    """The table holds something that cannot be analysed; the message names column and row (1 is the first data row)."""
+PARQUET: Final = frozenset({".parquet", ".pq"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,10 +50,9 @@ def _reader(path: Path) -> str:
     """SQL that reads the file. CSV columns are read as text, so that a bad value can be named instead of guessed at."""
     if not path.is_file():
         raise NotFoundError(f"{path} does not exist or is no file; give a CSV or Parquet file")
-    quoted = "'" + str(path).replace("'", "''") + "'"
-    if path.suffix in {".parquet", ".pq"}:
-        return f"read_parquet({quoted})"
-    return f"read_csv({quoted}, all_varchar = true, header = true, sample_size = 20000)"
+    if path.suffix in PARQUET:
+        return "read_parquet('" + str(path).replace("'", "''") + "')"
+    return csv_reader(path)
 
 
 def check_columns(question: TableQuestion, columns: list[str]) -> None:
@@ -70,7 +67,7 @@ def check_columns(question: TableQuestion, columns: list[str]) -> None:
                 raise ConfigError(f"{use}: the table has no column '{column}'; {hint}")
 
 
-def read_rows(con: duckdb.DuckDBPyConnection, question: TableQuestion) -> None:
+def read_rows(con: duckdb.DuckDBPyConnection, question: TableQuestion, data: object) -> None:
     """Table `entry`: row number, unit and variant as text, and every measured column once, as text and as number."""
     columns = ", ".join(
         f"CAST({_name(column)} AS VARCHAR) AS {_name('text ' + column)}, "
@@ -85,7 +82,9 @@ def read_rows(con: duckdb.DuckDBPyConnection, question: TableQuestion) -> None:
             f"CAST({_name(question.variant)} AS VARCHAR) AS variant, {columns} FROM source"
         )
     except duckdb.Error as error:
-        raise DataError(f"the table cannot be read: {_first_line(error)}") from error
+        fault = explain(Path(data)) if isinstance(data, str | Path) and Path(data).suffix not in PARQUET else None
+        shown = f"{data} is no regular table: {fault}" if fault else f"the table cannot be read: {_first_line(error)}"
+        raise DataError(shown) from error
 
 
 def check_variants(con: duckdb.DuckDBPyConnection, question: TableQuestion) -> list[str]:

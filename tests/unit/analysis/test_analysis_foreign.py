@@ -12,8 +12,8 @@ from scipy import stats
 from statsmodels.stats.proportion import confint_proportions_2indep
 
 from fairtrial.analysis.foreign import analyze, parse_split
+from fairtrial.analysis.foreign_csv import DataError
 from fairtrial.analysis.foreign_metrics import ForeignMetric, parse_metric
-from fairtrial.analysis.foreign_table import DataError
 from fairtrial.model.errors import ConfigError, FairtrialError, NotFoundError
 from fairtrial.model.experiment import Better, MetricKind
 from fairtrial.model.view import CheckState, EffectInterval, ExperimentView, VerdictKind
