@@ -229,4 +229,4 @@ def _result(reading: GuardrailReading, state: CheckState, comparison: State, rea
 def _show(margin: Margin | None) -> str:
     if margin is None:
         return "none"
-    return f"{margin.value:.3%}" if margin.is_relative else f"{margin.value:.4g}"
+    return f"{margin.value * 100:.4g}%" if margin.is_relative else f"{margin.value:.4g}"

@@ -149,3 +149,8 @@ def test_a_relative_margin_cannot_be_passed_without_a_level_of_control() -> None
 def test_a_method_with_one_look_keeps_its_lock_on_rare_events() -> None:
     given = replace(without_spread((0, 600)), interval=NotEnoughData("one look", "locked"))
     assert judge_guardrail(given, alpha=0.05, alarms=2).state is CheckState.WAITING
+
+
+def test_a_margin_reads_as_it_was_written() -> None:
+    result = judge_guardrail(reading(1.0, 1.19, 0.02, FIFTH), alpha=0.05, alarms=1)
+    assert "its margin of 20% (at worst" in result.reason.message
