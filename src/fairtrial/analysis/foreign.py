@@ -157,7 +157,7 @@ def _view(
         analysis=replace(question.plan, planned_units=total) if is_fixed else question.plan,
     )
     moments = read_moments(con, plan_measures(experiment), now=now)
-    circumstances = Circumstances(now=now, status="analysed", is_split_known=question.split is not None)
+    circumstances = Circumstances(now=now, status="analysed", is_split_known=question.split is not None, is_table=True)
     found = assemble(experiment, moments, Memory(), circumstances)
     progress = replace(found.view.progress, running_s=0.0)
     return replace(found.view, unit=question.unit, progress=progress)

@@ -7,12 +7,14 @@ from typing import Final
 
 from fairtrial.analysis.horizon import MIN_BASELINE_UNITS, has_derived_horizon
 from fairtrial.analysis.moments import ExperimentMoments, MetricMoments
-from fairtrial.model.experiment import Experiment, Method
+from fairtrial.model.experiment import Experiment, Method, MetricRole
 from fairtrial.model.view import CheckState, HealthCheck
 from fairtrial.stats.srm import EpochCounts, srm_test
 
 SRM_FAILS_BELOW: Final = 0.001
 SRM_WARNS_BELOW: Final = 0.01
+MIN_EXPECTED_UNITS: Final = 5.0
+"""Fewest expected units of a variant for a chi-squared test: Cochran's rule."""
 CROSSOVER_WARNS_ABOVE: Final = 0.001
 CROSSOVER_FAILS_ABOVE: Final = 0.05
 FALLBACK_WARNS_ABOVE: Final = 0.01
@@ -27,15 +29,21 @@ UNKNOWN_SPLIT: Final = (
 
 
 def check_health(
-    experiment: Experiment, moments: ExperimentMoments, *, splits: Splits | None, planned_units: int | None
+    experiment: Experiment,
+    moments: ExperimentMoments,
+    *,
+    splits: Splits | None,
+    planned_units: int | None,
+    is_table: bool = False,
 ) -> tuple[HealthCheck, ...]:
     """All checks, problems first. splits: by epoch, the intended share of each arm; absent epochs have the file's.
 
-    None where nobody said how units were meant to be split.
+    None where nobody said how units were meant to be split. is_table: nothing is added while somebody watches.
     """
+    has_one_look = is_table and experiment.analysis.method is Method.FIXED
     checks = [
         check_exposures(moments),
-        check_srm(experiment, moments, splits),
+        check_srm(experiment, moments, splits, has_one_look=has_one_look),
         check_crossover(moments),
         check_outcomes(moments.metrics),
         *_optional(experiment, moments, planned_units),
@@ -58,8 +66,14 @@ def check_exposures(moments: ExperimentMoments) -> HealthCheck:
     return HealthCheck("exposures", CheckState.WAITING, message, {"units": 0})
 
 
-def check_srm(experiment: Experiment, moments: ExperimentMoments, splits: Splits | None) -> HealthCheck:
-    """Do units arrive in the proportions of the split? Valid at any look: `stats.srm`."""
+def check_srm(
+    experiment: Experiment, moments: ExperimentMoments, splits: Splits | None, *, has_one_look: bool = False
+) -> HealthCheck:
+    """Do units arrive in the proportions of the split? Valid at any look: `stats.srm`.
+
+    has_one_look: the data are looked at once, so the chi-squared test is right, and finds more; it needs
+    MIN_EXPECTED_UNITS in every variant.
+    """
     if splits is None:
         return HealthCheck("srm", CheckState.WAITING, UNKNOWN_SPLIT)
     arms = len(experiment.split)
@@ -69,8 +83,12 @@ def check_srm(experiment: Experiment, moments: ExperimentMoments, splits: Splits
         epochs.setdefault(cell.epoch, [0] * arms)[cell.arm] = n
     counts = [EpochCounts(tuple(n), tuple(splits.get(epoch, default))) for epoch, n in sorted(epochs.items())]
     result = srm_test(counts)
+    expected = min((sum(c.counts) * min(c.shares) for c in counts), default=0.0)
+    is_chi2 = has_one_look and expected >= MIN_EXPECTED_UNITS
+    p_value = result.chi2_p_value if is_chi2 else result.p_value
     details: dict[str, float | int | str | None] = {
-        "p_value": result.p_value,
+        "p_value": p_value,
+        "test": "chi_squared" if is_chi2 else "sequential",
         "threshold": SRM_FAILS_BELOW,
         "largest_deviation": result.largest_deviation,
         "units": result.units,
@@ -78,14 +96,14 @@ def check_srm(experiment: Experiment, moments: ExperimentMoments, splits: Splits
     if result.units == 0:
         return HealthCheck("srm", CheckState.WAITING, "no units to compare with the split yet", details)
     seen = ", ".join(f"{name} {_count(moments, arm):,}" for arm, (name, _) in enumerate(experiment.split))
-    if result.p_value < SRM_FAILS_BELOW:
+    if p_value < SRM_FAILS_BELOW:
         message = (
             f"units do not arrive as split ({seen}; off by {result.largest_deviation:.2%} of units, "
-            f"p = {result.p_value:.1g}): some are lost or added in one variant, so no effect can be trusted"
+            f"p = {p_value:.1g}): some are lost or added in one variant, so no effect can be trusted"
         )
         return HealthCheck("srm", CheckState.FAILED, message, details)
-    if result.p_value < SRM_WARNS_BELOW:
-        message = f"units may not arrive as split ({seen}; p = {result.p_value:.2g}): watch it"
+    if p_value < SRM_WARNS_BELOW:
+        message = f"units may not arrive as split ({seen}; p = {p_value:.2g})"
         return HealthCheck("srm", CheckState.WARN, message, details)
     return HealthCheck("srm", CheckState.OK, f"units arrive as split ({seen})", details)
 
@@ -134,11 +152,25 @@ def _optional(experiment: Experiment, moments: ExperimentMoments, planned_units:
     if plan.method in {Method.GROUP_SEQUENTIAL, Method.FIXED} and planned_units is None and plan.max_runtime_s is None:
         message = f"method {plan.method} has no horizon: name planned_units, the primary's mde, or max_runtime"
         if has_derived_horizon(experiment):
-            message = f"the horizon is set once {MIN_BASELINE_UNITS} units have matured and show the primary's level"
+            message = _horizon_to_come(experiment, moments)
         elif plan.method is Method.GROUP_SEQUENTIAL:
             message += "; without one, intervals are confidence sequences, which are wider"
         checks.append(HealthCheck("plan", CheckState.WAITING, message))
     return checks
+
+
+def _horizon_to_come(experiment: Experiment, moments: ExperimentMoments) -> str:
+    """Every treatment's comparison needs its first units, control's among them."""
+    arms = [name for name, _ in experiment.split]
+    control = arms.index(experiment.control)
+    primary = next(m for m in moments.metrics if m.plan.metric.role is MetricRole.PRIMARY)
+    matured = [sum(n for cell, n in primary.units.items() if cell.arm == arm) for arm in range(len(arms))]
+    seen = min(matured[control] + n for arm, n in enumerate(matured) if arm != control)
+    each = " of each comparison" if len(arms) > 2 else ""
+    message = f"the horizon is computed from the first {MIN_BASELINE_UNITS} units{each}; {seen:,} so far"
+    if seen < MIN_BASELINE_UNITS:
+        return message
+    return f"{message}, which do not tell control's level of {primary.plan.metric.name} well enough yet"
 
 
 def check_fallback(experiment: Experiment, moments: ExperimentMoments) -> HealthCheck:

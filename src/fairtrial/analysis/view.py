@@ -59,7 +59,8 @@ class Circumstances:
     now: microseconds since 1970; units whose window ended by then count, so pass the instant *before* the newest files
     were compacted: later, outcomes that are still in the log would be taken for missing. allocations: every epoch so
     far, oldest first. log_positions: by log, how far the events go. extra_checks: health seen from elsewhere.
-    is_split_known: False where nobody said how units were meant to be split.
+    is_split_known: False where nobody said how units were meant to be split. is_table: a table that is analysed as it
+    stands, not a log that grows.
     """
 
     now: int
@@ -69,6 +70,7 @@ class Circumstances:
     log_positions: Mapping[str, str] = field(default_factory=dict)
     extra_checks: tuple[HealthCheck, ...] = ()
     is_split_known: bool = True
+    is_table: bool = False
 
     @property
     def started_at(self) -> int | None:
@@ -124,7 +126,9 @@ def assemble(
     evidence = Evidence(
         health=problems_first(
             (
-                *check_health(experiment, moments, splits=splits, planned_units=planned),
+                *check_health(
+                    experiment, moments, splits=splits, planned_units=planned, is_table=circumstances.is_table
+                ),
                 *circumstances.extra_checks,
             )
         ),
@@ -137,6 +141,8 @@ def assemble(
         is_locked=plan.method is Method.FIXED,
         waiting_units=progress.waiting_units,
         settled=memory.settled,
+        # A table that allows one look is its own plan: its size was whatever it was.
+        is_unplanned_table=circumstances.is_table and (plan.method is Method.FIXED or planned is None),
     )
     looks = {name: memory.looks_so_far(name, value) for name, value in fractions.items() if value > 0.0}
     is_locked = evidence.is_locked and not evidence.is_at_horizon

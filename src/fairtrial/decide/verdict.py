@@ -37,7 +37,8 @@ class Evidence:
     primary: one per treatment. guardrails: one per guardrail and treatment. running_s, min_runtime_s, max_runtime_s:
     seconds, >= 0. information: share of the planned matured units, None without a plan. is_locked: the method allows
     one look only, at the horizon. waiting_units: enrolled, their windows still open. settled: the verdict of the first
-    look at or past the horizon; it stands, because the plan has no alpha left for another.
+    look at or past the horizon; it stands, because the plan has no alpha left for another. is_unplanned_table: the data
+    are a finished table for which nobody planned a size, so no plan is spoken of.
     """
 
     health: tuple[HealthCheck, ...]
@@ -50,6 +51,7 @@ class Evidence:
     is_locked: bool = False
     waiting_units: int = 0
     settled: Verdict | None = None
+    is_unplanned_table: bool = False
 
     @property
     def is_at_horizon(self) -> bool:
@@ -66,7 +68,7 @@ def verdict(evidence: Evidence) -> Verdict:
     if breaches:
         return Verdict(VerdictKind.ROLL_BACK, breaches)
     if evidence.settled is not None:
-        return evidence.settled
+        return _settled(evidence, evidence.settled)
     if early := _too_early(evidence):
         return Verdict(VerdictKind.KEEP_RUNNING, early)
     return _judge_primary(evidence)
@@ -77,6 +79,25 @@ def _broken(evidence: Evidence) -> tuple[Reason, ...]:
         Reason(check.name, check.message, f"find the cause of the {check.name} failure and start the experiment anew")
         for check in evidence.health
         if check.state is CheckState.FAILED and check.name in INVALIDATING
+    )
+
+
+def _settled(evidence: Evidence, settled: Verdict) -> Verdict:
+    """The verdict at the horizon; a ship waits while the split is in doubt."""
+    doubts = _doubts(evidence)
+    if settled.kind is not VerdictKind.SHIP or not doubts:
+        return settled
+    return Verdict(VerdictKind.INCONCLUSIVE, (*doubts, *settled.reasons))
+
+
+def _doubts(evidence: Evidence) -> tuple[Reason, ...]:
+    """A split that is suspected, not yet refuted: too little to invalidate, too much to ship on."""
+    find = "find out whether units are lost or added in one variant"
+    unblocks = find if evidence.is_unplanned_table else f"{find}; more units either clear the split or refute it"
+    return tuple(
+        Reason("srm_suspected", check.message, unblocks)
+        for check in evidence.health
+        if check.name == "srm" and check.state is CheckState.WARN
     )
 
 
@@ -104,9 +125,10 @@ def _judge_primary(evidence: Evidence) -> Verdict:
     if all(state is State.WORSE for state in states.values()):
         return Verdict(VerdictKind.ROLL_BACK, tuple(_worse(reading) for reading in evidence.primary))
     blocks = tuple(reason for reading in winners for reason in (_better(reading), *held_back[reading.variant]))
-    if evidence.is_at_horizon:
-        return Verdict(VerdictKind.INCONCLUSIVE, (*blocks, *_exhausted(evidence, states)))
-    return Verdict(VerdictKind.KEEP_RUNNING, (*blocks, *_missing(evidence, states)))
+    kind = VerdictKind.INCONCLUSIVE if evidence.is_at_horizon else VerdictKind.KEEP_RUNNING
+    if evidence.is_unplanned_table:
+        return Verdict(kind, (*blocks, *_undecided(evidence, states)))
+    return Verdict(kind, (*blocks, *(_exhausted if evidence.is_at_horizon else _missing)(evidence, states)))
 
 
 def _held_back(evidence: Evidence, winners: list[PrimaryReading]) -> dict[str, tuple[Reason, ...]]:
@@ -118,6 +140,7 @@ def _held_back(evidence: Evidence, winners: list[PrimaryReading]) -> dict[str, t
     )
     return {
         reading.variant: failed
+        + _doubts(evidence)
         + tuple(
             result.reason
             for result in evidence.guardrails
@@ -129,7 +152,27 @@ def _held_back(evidence: Evidence, winners: list[PrimaryReading]) -> dict[str, t
 
 def _ship(evidence: Evidence, winner: PrimaryReading) -> Verdict:
     passed = tuple(result.reason for result in evidence.guardrails if result.variant == winner.variant)
-    return Verdict(VerdictKind.SHIP, (_better(winner), *passed), variant=winner.variant)
+    crossovers = tuple(
+        Reason("crossover_warning", check.message, "find out why units change variants")
+        for check in evidence.health
+        if check.name == "crossover" and check.state is CheckState.WARN
+    )
+    return Verdict(VerdictKind.SHIP, (_better(winner), *passed, *crossovers), variant=winner.variant)
+
+
+def _undecided(evidence: Evidence, states: dict[PrimaryReading, State]) -> tuple[Reason, ...]:
+    """What a table that nobody planned leaves open. Adding rows to one that allows a single look would be a second."""
+    reasons = []
+    for reading, state in states.items():
+        if state is State.WORSE:
+            reasons.append(_worse(reading))
+        elif state is not State.BETTER:
+            found = reading.interval
+            why = found.reason if isinstance(found, NotEnoughData) else f"no difference found{_ruled_out(reading)}"
+            message = f"this table does not decide {reading.metric} of {reading.variant}: {why}"
+            fresh = "a new table, of a size chosen beforehand for the effect worth finding"
+            reasons.append(Reason("table_undecided", message, fresh if evidence.is_locked else "a table of more units"))
+    return tuple(reasons)
 
 
 def _exhausted(evidence: Evidence, states: dict[PrimaryReading, State]) -> tuple[Reason, ...]:
@@ -144,12 +187,18 @@ def _exhausted(evidence: Evidence, states: dict[PrimaryReading, State]) -> tuple
             message = f"{end}, and {reading.metric} of {reading.variant} cannot be judged: {reading.interval.reason}"
             reasons.append(Reason(f"{code}_reached", message))
         else:
-            best = reading.interval.upper if reading.better is Better.HIGHER else reading.interval.lower
-            direction = "above" if reading.better is Better.HIGHER else "below"
-            bound = "" if best is None else f"; an effect {direction} {best:+.4g} is unlikely"
-            message = f"{end} without a decision on {reading.metric} of {reading.variant}{bound}"
+            message = f"{end} without a decision on {reading.metric} of {reading.variant}{_ruled_out(reading)}"
             reasons.append(Reason(f"{code}_reached", message, "a new experiment planned for a smaller effect"))
-    return tuple(reasons) or (Reason(f"{code}_reached", f"{end}, and a guardrail forbids to ship"),)
+    return tuple(reasons) or (Reason(f"{code}_reached", f"{end}, and the winner is held back"),)
+
+
+def _ruled_out(reading: PrimaryReading) -> str:
+    """The gain that the interval makes unlikely."""
+    if isinstance(reading.interval, NotEnoughData):
+        return ""
+    best = reading.interval.upper if reading.better is Better.HIGHER else reading.interval.lower
+    direction = "above" if reading.better is Better.HIGHER else "below"
+    return "" if best is None else f"; an effect {direction} {best:+.4g} is unlikely"
 
 
 def _missing(evidence: Evidence, states: dict[PrimaryReading, State]) -> tuple[Reason, ...]:

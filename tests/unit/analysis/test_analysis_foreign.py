@@ -171,6 +171,46 @@ def test_an_intended_split_turns_the_sample_ratio_check_on(crowd: pd.DataFrame) 
     assert ask(crowd, split="A=9,B=1").verdict.kind is VerdictKind.INVALID
 
 
+def sizes(control: int, treatment: int, **more: object) -> ExperimentView:
+    """A table of so many units, of which 20 % of control and 60 % of treatment bought."""
+    arms = ["A"] * control + ["B"] * treatment
+    bought = [int(n % 5 < 1) for n in range(control)] + [int(n % 5 < 3) for n in range(treatment)]
+    return ask(pd.DataFrame({"user": range(control + treatment), "arm": arms, "bought": bought}), **more)
+
+
+def test_a_table_looked_at_once_is_held_against_the_split_by_chi_squared() -> None:
+    """300 and 200 of 500 halves: chi-squared says 8e-6, a test for any number of looks only 0.001."""
+    view = sizes(300, 200, split="A=50,B=50")
+    srm = next(check for check in view.health if check.name == "srm")
+    assert view.verdict.kind is VerdictKind.INVALID
+    assert srm.details["p_value"] == pytest.approx(stats.chisquare([300, 200]).pvalue)
+    assert srm.details["test"] == "chi_squared"
+    watched = sizes(300, 200, split="A=50,B=50", method="anytime")
+    assert next(check for check in watched.health if check.name == "srm").details["test"] == "sequential"
+
+
+def test_a_table_whose_split_is_in_doubt_does_not_ship() -> None:
+    view = sizes(282, 218, split="A=50,B=50")
+    assert view.verdict.kind is VerdictKind.INCONCLUSIVE
+    assert [reason.code for reason in view.verdict.reasons] == ["primary_better", "srm_suspected"]
+    assert sizes(260, 240, split="A=50,B=50").verdict.kind is VerdictKind.SHIP
+
+
+def test_a_handful_of_units_is_no_chi_squared_mismatch() -> None:
+    """One of two units in an arm of 1 %: chi-squared says 1e-12, chance says 2 %."""
+    srm = next(check for check in sizes(1, 1, split="A=99,B=1").health if check.name == "srm")
+    assert (srm.state, srm.details["test"]) == (CheckState.OK, "sequential")
+
+
+@pytest.mark.parametrize("method", ["fixed", "anytime", "bayesian"])
+def test_a_table_without_a_plan_speaks_of_none(method: str) -> None:
+    table = pd.DataFrame({"user": range(400), "arm": ["A", "B"] * 200, "bought": [0, 0, 1, 1] * 100})
+    (reason,) = ask(table, method=method).verdict.reasons
+    assert reason.message.startswith("this table does not decide conv of B: ")
+    assert "plan" not in reason.message + reason.unblocks
+    assert "table" in reason.unblocks
+
+
 def test_a_split_is_normalised() -> None:
     assert parse_split("control=50%, treatment=30") == {"control": 0.625, "treatment": 0.375}
 

@@ -276,6 +276,19 @@ def test_the_horizon_comes_from_the_smallest_effect_worth_finding_and_stays(tmp_
     assert later.progress.planned_units == planned.progress.planned_units
 
 
+@pytest.mark.parametrize(
+    ("units", "rate", "message"),
+    [
+        (56, 0.2, "the horizon is computed from the first 200 units; 56 so far"),
+        (400, 0.01, "the first 200 units; 400 so far, which do not tell control's level of conversion well enough yet"),
+    ],
+)
+def test_a_horizon_to_come_says_what_it_waits_for(tmp_path: Path, units: int, rate: float, message: str) -> None:
+    metric = replace(CONVERSION, mde=Margin(0.05, is_relative=False))
+    view = view_of(tmp_path, experiment(metric), crowd(units, (rate, rate)))
+    assert check(view, "plan").message.endswith(message)
+
+
 def test_without_a_horizon_a_sequential_trial_falls_back_on_confidence_sequences(tmp_path: Path) -> None:
     view = view_of(tmp_path, experiment(CONVERSION), crowd(2000, (0.2, 0.35)))
     effect = view.metrics[0].comparisons[0].effect
@@ -356,6 +369,23 @@ def test_crossovers_beyond_bad_luck_invalidate(tmp_path: Path) -> None:
     view = view_of(tmp_path, experiment(CONVERSION, plan=ANYTIME), events)
     assert check(view, "crossover").details["units"] == 40
     assert view.verdict.kind is VerdictKind.INVALID
+
+
+def test_a_few_crossovers_are_named_with_the_ship(tmp_path: Path) -> None:
+    events = crowd(2000, (0.2, 0.5))
+    events["exposures"] += [exposure(unit, "treatment", START + 9) for unit in range(990, 1000)]
+    view = view_of(tmp_path, experiment(CONVERSION, plan=ANYTIME), events)
+    assert view.verdict.kind is VerdictKind.SHIP
+    assert view.verdict.reasons[-1].code == "crossover_warning"
+
+
+def test_a_live_trial_whose_split_is_in_doubt_keeps_running(tmp_path: Path) -> None:
+    events = crowd(400, (0.1, 0.9))
+    events["exposures"] += [exposure(unit, "control") for unit in range(9000, 9100)]
+    view = view_of(tmp_path, experiment(CONVERSION, plan=ANYTIME), events)
+    assert check(view, "srm").state is CheckState.WARN
+    assert view.verdict.kind is VerdictKind.KEEP_RUNNING
+    assert [reason.code for reason in view.verdict.reasons] == ["primary_better", "srm_suspected"]
 
 
 def test_a_metric_that_nobody_sends_is_named(tmp_path: Path) -> None:

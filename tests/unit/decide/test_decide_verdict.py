@@ -164,3 +164,52 @@ def test_the_verdict_of_the_final_look_stands_when_more_units_trickle_in() -> No
     later = replace(evidence(BETTER), information=1.3, settled=settled)
     assert verdict(later) == settled
     assert verdict(replace(later, guardrails=(guardrail(CheckState.FAILED),))).kind is VerdictKind.ROLL_BACK
+
+
+SUSPECTED = HealthCheck("srm", CheckState.WARN, "units may not arrive as split (a 300, b 200; p = 0.0011)")
+
+
+@pytest.mark.parametrize(("information", "kind"), [(0.5, VerdictKind.KEEP_RUNNING), (1.0, VerdictKind.INCONCLUSIVE)])
+def test_a_suspected_split_forbids_to_ship(information: float, kind: VerdictKind) -> None:
+    found = verdict(replace(evidence(BETTER), health=(SUSPECTED,), information=information))
+    assert found.kind is kind
+    assert [reason.code for reason in found.reasons][:2] == ["primary_better", "srm_suspected"]
+    assert "lost or added" in found.reasons[1].unblocks
+
+
+def test_a_suspected_split_does_not_stop_a_roll_back() -> None:
+    assert kind_and_code(replace(evidence(WORSE), health=(SUSPECTED,))) == (VerdictKind.ROLL_BACK, "primary_worse")
+
+
+def test_a_settled_ship_waits_while_the_split_is_in_doubt() -> None:
+    settled = Verdict(VerdictKind.SHIP, (Reason("primary_better", "conversion of b is better"),), "b")
+    later = replace(evidence(BETTER), information=1.3, settled=settled)
+    assert verdict(later) == settled
+    doubted = verdict(replace(later, health=(SUSPECTED,)))
+    assert doubted.kind is VerdictKind.INCONCLUSIVE
+    assert [reason.code for reason in doubted.reasons] == ["srm_suspected", "primary_better"]
+
+
+def test_a_ship_in_spite_of_a_few_crossovers_says_so() -> None:
+    crossed = HealthCheck("crossover", CheckState.WARN, "40 units (1.00%) met two variants; they are set apart")
+    found = verdict(replace(evidence(BETTER), health=(crossed,)))
+    assert found.kind is VerdictKind.SHIP
+    assert [reason.code for reason in found.reasons] == ["primary_better", "crossover_warning"]
+
+
+@pytest.mark.parametrize(("is_locked", "unblocks"), [(True, "a new table"), (False, "a table of more units")])
+def test_a_table_that_nobody_planned_speaks_of_no_plan(is_locked: bool, unblocks: str) -> None:  # noqa: FBT001
+    table = replace(
+        evidence(OPEN), is_unplanned_table=True, is_locked=is_locked, information=1.0 if is_locked else None
+    )
+    (reason,) = verdict(table).reasons
+    assert reason.code == "table_undecided"
+    assert reason.message == (
+        "this table does not decide conversion of b: no difference found; an effect above +0.02 is unlikely"
+    )
+    assert reason.unblocks.startswith(unblocks)
+    nothing = PrimaryReading("conversion", "b", Better.HIGHER, NotEnoughData("b has 0 units", "too_few_units"))
+    (empty,) = verdict(replace(table, primary=(nothing,))).reasons
+    assert empty.message == "this table does not decide conversion of b: b has 0 units"
+    held_back = verdict(replace(table, primary=(BETTER,), health=(SUSPECTED,)))
+    assert [found.code for found in held_back.reasons] == ["primary_better", "srm_suspected"]
