@@ -342,6 +342,24 @@ def test_a_silent_model_is_a_504(bench: Bench, sent: bytes) -> None:
     done.open()
 
 
+def test_a_cut_answer_to_an_old_client_ends_in_a_reset(bench: Bench) -> None:
+    # HTTP/1.0 has no chunks: only a reset tells a cut answer from a whole one.
+    def cut(_seen: Seen, sock: socket.socket) -> bool:
+        sock.sendall(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n")
+        return False
+
+    bench.play(cut)
+    with socket.create_connection(("127.0.0.1", bench.running.port), timeout=20) as client:
+        client.sendall(b"GET /cut HTTP/1.0\r\nHost: x\r\n\r\n")
+        with pytest.raises(ConnectionResetError):
+            _read_to_the_end(client)
+
+
+def _read_to_the_end(client: socket.socket) -> None:
+    while client.recv(4096):
+        pass
+
+
 def test_a_stream_that_stalls_is_cut(bench: Bench) -> None:
     done = Gate()
 

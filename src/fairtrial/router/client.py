@@ -7,6 +7,8 @@ per progress for bodies, one for an idle connection. Bytes of later requests wai
 from __future__ import annotations
 
 import asyncio
+import socket
+import struct
 from time import perf_counter_ns
 from typing import TYPE_CHECKING, Final, cast
 
@@ -38,6 +40,7 @@ _ANSWER: Final = 3
 _LINGER: Final = 4
 _CLOSED: Final = 5
 
+_RESET_ON_CLOSE: Final = struct.pack("ii", 1, 0)
 _END: Final = b"\r\n\r\n"
 _END_CLOSE: Final = b"\r\nConnection: close\r\n\r\n"
 _END_KEEP: Final = b"\r\nConnection: keep-alive\r\n\r\n"
@@ -228,8 +231,14 @@ class ClientConnection(asyncio.Protocol):
         self._linger()
 
     def abort(self) -> None:
-        """Reset the connection: the client must see that its answer is not whole."""
+        """Reset the connection: the client must see that its answer is not whole.
+
+        A plain close would send FIN, which ends an answer to an HTTP/1.0 client as if it were whole.
+        """
         self._state = _CLOSED
+        sock = self.transport.get_extra_info("socket")
+        if sock is not None and not self.transport.is_closing():
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET_ON_CLOSE)
         self.transport.abort()
 
     @property
