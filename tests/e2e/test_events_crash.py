@@ -70,7 +70,8 @@ class Load:
     async def _send(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, ids: list[str]) -> None:
         items = [{"id": i, "unit": i, "name": "n", "value": 1, "at": 1_760_000_000} for i in ids]
         body = json.dumps({"outcomes": items}).encode()
-        writer.write(b"POST /api/v1/outcomes HTTP/1.1\r\nHost: localhost\r\nContent-Length: %d\r\n\r\n%b" % (len(body), body))
+        head = b"POST /api/v1/outcomes HTTP/1.1\r\nHost: localhost\r\nContent-Length: %d\r\n\r\n" % len(body)
+        writer.write(head + body)
         head = await reader.readuntil(b"\r\n\r\n")
         assert head.startswith(b"HTTP/1.1 200"), head
         length = int(head.lower().partition(b"content-length: ")[2].partition(b"\r\n")[0])

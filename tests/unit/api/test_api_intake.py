@@ -270,7 +270,8 @@ def test_a_body_over_the_limit_is_refused_before_it_is_sent(tmp_path: Path) -> N
             await asyncio.sleep(0)
         assert await connection.closed()
         chunked = await served.connect()
-        chunked.send(b"POST /api/v1/outcomes HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\n200000\r\n")
+        head = b"POST /api/v1/outcomes HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\n"
+        chunked.send(head + b"200000\r\n")
         assert (await chunked.answer())[0] == 413
 
     run(tmp_path, story)
