@@ -22,6 +22,12 @@ INTRODUCTION = """\
 Made by `make bench BENCH_ARGS=--write`; each table comes from the file of the same name in `benchmarks/`, with its
 peers in the same run. Medians of alternating rounds. Compare ratios, not times: the machine is shared and noisy.
 
+What we hold ourselves to, on one core with everything on: the router at least 2x Envoy and 0.5x nginx in requests a
+second, below 0.2 ms added at the median and 1 ms at p99 at half load; 0.7 million assignments a second in a plain loop
+and 1 million through `assign_many`; 200,000 outcomes a second acknowledged after fdatasync in batches of 100 and 20,000
+one by one; ten million exposures with twenty million outcomes analysed below 10 s and 1.5 GiB, refreshed below 1 s.
+Where a table misses, it misses.
+
 """
 
 
