@@ -12,6 +12,7 @@ import struct
 from time import perf_counter_ns
 from typing import TYPE_CHECKING, Final, cast
 
+from fairtrial.router.buffers import LARGE, SMALL, WRITE_HIGH_BYTES
 from fairtrial.router.collect import Collector
 from fairtrial.router.exchange import Exchange
 from fairtrial.router.plan import Decision, EndpointPlan
@@ -28,7 +29,7 @@ if TYPE_CHECKING:
     from fairtrial.router.table import RouteTable
 
 # Pipelined bytes that wait while a request is answered.
-PIPELINE_BYTES: Final = 64 << 10
+PIPELINE_BYTES: Final = 16 << 10
 # After our last answer the client may still be sending: closing at once would reset the connection under the answer.
 LINGER_TICKS: Final = ticks(1.0)
 ADMIN_TICKS: Final = ticks(5.0)
@@ -39,6 +40,7 @@ _CHUNKED: Final = 2
 _ANSWER: Final = 3
 _LINGER: Final = 4
 _CLOSED: Final = 5
+_BODY: Final = frozenset({_LENGTH, _CHUNKED})
 
 _RESET_ON_CLOSE: Final = struct.pack("ii", 1, 0)
 _END: Final = b"\r\n\r\n"
@@ -46,7 +48,7 @@ _END_CLOSE: Final = b"\r\nConnection: close\r\n\r\n"
 _END_KEEP: Final = b"\r\nConnection: keep-alive\r\n\r\n"
 
 
-class ClientConnection(asyncio.Protocol):
+class ClientConnection(asyncio.BufferedProtocol):
     """See the module. exchange: the request being answered. answer_end: what ends our part of an answer's head."""
 
     __slots__ = (
@@ -104,6 +106,7 @@ class ClientConnection(asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Start the clock of the first head, or turn the client away when there are too many."""
         self.transport = cast(asyncio.Transport, transport)  # uvloop's is none by inheritance
+        self.transport.set_write_buffer_limits(high=WRITE_HIGH_BYTES)
         worker = self.worker
         worker.counters.accepted += 1
         worker.connections.add(self)
@@ -151,6 +154,14 @@ class ClientConnection(asyncio.Protocol):
                 self.on_progress()
         elif self._buffer:
             self._next_request()
+
+    def get_buffer(self, _sizehint: int) -> memoryview:
+        """Room for the next read: little where one more request may only wait."""
+        return LARGE if self._state in _BODY else SMALL
+
+    def buffer_updated(self, nbytes: int) -> None:
+        """Take the bytes out before anyone else reads."""
+        self.data_received((LARGE if self._state in _BODY else SMALL)[:nbytes].tobytes())
 
     def data_received(self, data: bytes) -> None:
         """Read on, by what is expected."""

@@ -38,7 +38,7 @@ def bind(host: str, port: int, *, reuse_port: bool) -> socket.socket:
 class Listener:
     """Accepts clients until `stop`. factory: makes the protocol of one."""
 
-    def __init__(self, sock: socket.socket, factory: Callable[[], asyncio.Protocol]) -> None:
+    def __init__(self, sock: socket.socket, factory: Callable[[], asyncio.BaseProtocol]) -> None:
         self._socket = sock
         self._factory = factory
         self._server: asyncio.Server | None = None

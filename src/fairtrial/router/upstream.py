@@ -10,6 +10,7 @@ import asyncio
 from enum import StrEnum
 from typing import TYPE_CHECKING, Final, Protocol, cast
 
+from fairtrial.router.buffers import LARGE
 from fairtrial.wire.chunks import ChunkDecoder
 from fairtrial.wire.errors import WireError
 from fairtrial.wire.response import Framing, ResponseHead
@@ -87,7 +88,7 @@ class UpstreamUser(Protocol):
         """Go on."""
 
 
-class UpstreamConnection(asyncio.Protocol):
+class UpstreamConnection(asyncio.BufferedProtocol):
     """pool: where it belongs. user: None while idle. is_reused: has answered before. idle_since, expires_at: ticks."""
 
     __slots__ = (
@@ -150,6 +151,14 @@ class UpstreamConnection(asyncio.Protocol):
     def connection_lost(self, exc: Exception | None) -> None:
         """Tell the user, unless `eof_received` has."""
         self._gone(is_clean=exc is None)
+
+    def get_buffer(self, _sizehint: int) -> memoryview:
+        """Room for the next read."""
+        return LARGE
+
+    def buffer_updated(self, nbytes: int) -> None:
+        """Take the bytes out before anyone else reads."""
+        self.data_received(LARGE[:nbytes].tobytes())
 
     def data_received(self, data: bytes) -> None:
         """Read on, by the state of the answer."""
