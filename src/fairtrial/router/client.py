@@ -12,7 +12,7 @@ import struct
 from time import perf_counter_ns
 from typing import TYPE_CHECKING, Final, cast
 
-from fairtrial.router.buffers import LARGE, SMALL, WRITE_HIGH_BYTES
+from fairtrial.router.buffers import WRITE_HIGH_BYTES
 from fairtrial.router.collect import Collector
 from fairtrial.router.exchange import Exchange
 from fairtrial.router.plan import Decision, EndpointPlan
@@ -40,7 +40,6 @@ _CHUNKED: Final = 2
 _ANSWER: Final = 3
 _LINGER: Final = 4
 _CLOSED: Final = 5
-_BODY: Final = frozenset({_LENGTH, _CHUNKED})
 
 _RESET_ON_CLOSE: Final = struct.pack("ii", 1, 0)
 _END: Final = b"\r\n\r\n"
@@ -48,7 +47,7 @@ _END_CLOSE: Final = b"\r\nConnection: close\r\n\r\n"
 _END_KEEP: Final = b"\r\nConnection: keep-alive\r\n\r\n"
 
 
-class ClientConnection(asyncio.BufferedProtocol):
+class ClientConnection(asyncio.Protocol):
     """See the module. exchange: the request being answered. answer_end: what ends our part of an answer's head."""
 
     __slots__ = (
@@ -154,14 +153,6 @@ class ClientConnection(asyncio.BufferedProtocol):
                 self.on_progress()
         elif self._buffer:
             self._next_request()
-
-    def get_buffer(self, _sizehint: int) -> memoryview:
-        """Room for the next read: little where one more request may only wait."""
-        return LARGE if self._state in _BODY else SMALL
-
-    def buffer_updated(self, nbytes: int) -> None:
-        """Take the bytes out before anyone else reads."""
-        self.data_received((LARGE if self._state in _BODY else SMALL)[:nbytes].tobytes())
 
     def data_received(self, data: bytes) -> None:
         """Read on, by what is expected."""

@@ -10,7 +10,7 @@ import asyncio
 from enum import StrEnum
 from typing import TYPE_CHECKING, Final, Protocol, cast
 
-from fairtrial.router.buffers import LARGE
+from fairtrial.router.buffers import READ
 from fairtrial.wire.chunks import ChunkDecoder
 from fairtrial.wire.errors import WireError
 from fairtrial.wire.response import Framing, ResponseHead
@@ -154,11 +154,11 @@ class UpstreamConnection(asyncio.BufferedProtocol):
 
     def get_buffer(self, _sizehint: int) -> memoryview:
         """Room for the next read."""
-        return LARGE
+        return READ
 
     def buffer_updated(self, nbytes: int) -> None:
         """Take the bytes out before anyone else reads."""
-        self.data_received(LARGE[:nbytes].tobytes())
+        self.data_received(READ[:nbytes].tobytes())
 
     def data_received(self, data: bytes) -> None:
         """Read on, by the state of the answer."""
